@@ -1,0 +1,63 @@
+"""When warm-up does what.
+
+A first buffer brings the chains to the typical set; growing windows then estimate the metric, each from its own
+steps alone, so that transients are forgotten; a last buffer tunes step size and trajectory to the final metric.
+Many chains fill a window quickly, so the windows are shorter than those made for four chains.
+"""
+
+import dataclasses
+
+_INITIAL_SHARE = 0.2
+_FINAL_SHARE = 0.2
+_FIRST_WINDOW = 15
+_SHORTEST_USEFUL_WARMUP = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Steps of warm-up by purpose.
+
+    Attributes
+    ----------
+    initial_buffer : int
+        Steps before the first window.
+    windows : tuple of int
+        Steps of each window of metric estimation.
+    final_buffer : int
+        Steps after the last window.
+    """
+
+    initial_buffer: int
+    windows: tuple[int, ...]
+    final_buffer: int
+
+    @property
+    def num_warmup(self) -> int:
+        """Steps of the whole warm-up."""
+        return self.initial_buffer + sum(self.windows) + self.final_buffer
+
+    @property
+    def window_ends(self) -> tuple[int, ...]:
+        """Number of the last step of each window."""
+        ends, end = [], self.initial_buffer - 1
+        for window in self.windows:
+            end += window
+            ends.append(end)
+        return tuple(ends)
+
+
+def build_schedule(num_warmup: int) -> Schedule:
+    """Divide the steps of warm-up; very short ones tune the step size alone.
+
+    Windows double in length; the last one takes what is left.
+    """
+    if num_warmup < _SHORTEST_USEFUL_WARMUP:
+        return Schedule(initial_buffer=0, windows=(), final_buffer=num_warmup)
+    initial, final = int(_INITIAL_SHARE * num_warmup), int(_FINAL_SHARE * num_warmup)
+    left = num_warmup - initial - final
+    windows, window = [], min(_FIRST_WINDOW, left)
+    while left >= 3 * window:
+        windows.append(window)
+        left -= window
+        window *= 2
+    return Schedule(initial_buffer=initial, windows=(*windows, left), final_buffer=final)

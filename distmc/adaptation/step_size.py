@@ -1,0 +1,74 @@
+"""The step size that all chains share: dual averaging on the harmonic mean of their acceptance rates.
+
+An arithmetic mean hides a chain that accepts nothing behind many that accept all; the harmonic mean does not.
+Acceptance rates are floored before they are averaged, so that a single chain that is stuck for good cannot drive
+the step size of all the others to zero.
+
+References
+----------
+Hoffman, Gelman (2014), The No-U-Turn Sampler, section 3.2. arXiv:1111.4246.
+Hoffman, Radul, Sountsov (2021), An adaptive-MCMC scheme for setting trajectory lengths in HMC, section 3.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from distmc.types import Array
+
+MeanOverChains = Callable[[Array], Array]
+"""Pooling: mean over the leading axis, wherever its chains live."""
+
+_REGULARISATION = 0.05
+_EARLY_STEPS = 10.0
+_DECAY = 0.75
+_LOWEST_RATE = 1e-2
+
+
+class StepSizeState(NamedTuple):
+    """State of dual averaging, all scalars.
+
+    Attributes
+    ----------
+    log_step_size : float64
+        Used while adapting.
+    log_average : float64
+        Weighted average of the iterates; used when adaptation has ended.
+    mean_error : float64
+        Running mean of target minus acceptance.
+    count : float64
+        Updates since the last restart.
+    log_center : float64
+        Where iterates are drawn to.
+    """
+
+    log_step_size: Array
+    log_average: Array
+    mean_error: Array
+    count: Array
+    log_center: Array
+
+
+def start_step_size(step_size: Array) -> StepSizeState:
+    """Return the state of a fresh search from a first guess, a positive scalar."""
+    log_step_size = jnp.log(step_size)
+    zero = jnp.zeros((), jnp.float64)
+    return StepSizeState(log_step_size, log_step_size, zero, zero, log_step_size + jnp.log(2.0))
+
+
+def update_step_size(state: StepSizeState, pooled_rate: Array, target_rate: float) -> StepSizeState:
+    """Move the step size towards the one with the target acceptance rate; both rates are scalars."""
+    count = state.count + 1.0
+    weight = 1.0 / (count + _EARLY_STEPS)
+    mean_error = (1.0 - weight) * state.mean_error + weight * (target_rate - pooled_rate)
+    log_step_size = state.log_center - jnp.sqrt(count) / _REGULARISATION * mean_error
+    share = count**-_DECAY
+    log_average = share * log_step_size + (1.0 - share) * state.log_average
+    return StepSizeState(log_step_size, log_average, mean_error, count, state.log_center)
+
+
+def harmonic_mean_rate(acceptance_rate: Array, mean_over_chains: MeanOverChains) -> Array:
+    """Pool acceptance rates (num_chains,) to one; those below a floor, or not finite, count as the floor."""
+    floored = jnp.where(jnp.isfinite(acceptance_rate), jnp.maximum(acceptance_rate, _LOWEST_RATE), _LOWEST_RATE)
+    return 1.0 / mean_over_chains(1.0 / floored)

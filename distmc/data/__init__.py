@@ -1,0 +1,1 @@
+"""Rows and constants, cut into a fixed number of logical blocks."""

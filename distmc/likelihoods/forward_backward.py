@@ -1,0 +1,186 @@
+"""Scaled forward-backward recursion with its gradient, for one chain and a block of rows.
+
+The forward recursion (Rabiner 1989, equations 19 to 21, scaled as in section V.A) gives the log-likelihood of each row.
+The gradient is written out rather than left to automatic differentiation: by Fisher's identity it is the expected
+complete-data score, that is the expected counts of the Baum-Welch algorithm divided by the parameters. One forward and
+one backward pass give value and gradient; the rows' cotangents enter with the last step's backward variable and so
+weight every count. Arguments are free numbers here: nothing is normalised, and gradients are those of free numbers.
+
+Arrays are (state, row) with the rows last, and (chain, state, row) under `jax.vmap` over chains. Sums over rows are
+matrix products, because XLA's CPU backend adds along the last axis one number at a time.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from distmc.likelihoods.emissions import Emission
+from distmc.likelihoods.scaling import log_of_scaled, power_of_two, widest_float
+from distmc.types import Array, PyTree
+
+# Steps written out in one pass of a loop, and the longest sequence that is written out whole: fewer passes are faster,
+# more code compiles longer.
+_GROUP_SIZES = (9, 8, 7, 6, 5)
+_USUAL_GROUP_SIZE = 7
+_LONGEST_WITHOUT_LOOP = 14
+
+
+@partial(jax.jit, static_argnums=0)
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def log_likelihood(
+    emission: Emission, initial: Array, transition: Array, parameters: PyTree, steps: PyTree, length: Array | None
+) -> Array:
+    """Return the log-likelihood of each row.
+
+    Parameters
+    ----------
+    emission : Emission
+        Kind of emission.
+    initial : Array, (K,)
+        Weights of the first state.
+    transition : Array, (K, K)
+        Weights from the row's to the column's state.
+    parameters : PyTree
+        Parameters of the emission.
+    steps : PyTree
+        Observations as `emission` wants them; leaves (T, n, ...), time first.
+    length : Array or None, (n,)
+        Number of steps of each row; None means T for all.
+
+    Returns
+    -------
+    Array, (n,)
+        Log-likelihoods, float64 where JAX has it enabled.
+    """
+    return _forward(emission, initial, transition, parameters, steps, length, keep=False)[0]
+
+
+def _forward(
+    emission: Emission,
+    initial: Array,
+    transition: Array,
+    parameters: PyTree,
+    steps: PyTree,
+    length: Array | None,
+    keep: bool,
+) -> tuple[Array, tuple[Array, Array, PyTree]]:
+    """Return log-likelihoods, and the last forward variable, its sum, and those of all earlier steps if kept."""
+    prepared = emission.prepare(parameters)
+    first, offset = emission.weights(prepared, _at(steps, 0))
+    alpha = initial[:, None] * first
+    total = _while_active(length, 0, jnp.sum(alpha, axis=0), jnp.ones((), alpha.dtype))
+    exponent = jnp.zeros(total.shape, jnp.int32)
+    offsets = None if offset is None else offset.astype(widest_float())
+
+    def group(carry: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
+        alpha, total, exponent, offsets = carry
+        kept = []
+        for index in range(inputs[0].shape[0]):
+            time, observed = _at(inputs, index)
+            factor, taken = power_of_two(total)
+            if keep:
+                kept.append((alpha, factor))
+            weights, offset = emission.weights(prepared, observed)
+            alpha = _advance(transition, alpha) * factor * weights
+            total = _while_active(length, time, jnp.sum(alpha, axis=0), total)
+            exponent = _while_active(length, time, exponent + taken, exponent)
+            if offset is not None:
+                offsets = offsets + offset.astype(offsets.dtype)
+        return (alpha, total, exponent, offsets), kept
+
+    carry = (alpha, total, exponent, offsets)
+    num_steps = jax.tree.leaves(steps)[0].shape[0]
+    grouped, rest = _groups((jnp.arange(1, num_steps), jax.tree.map(lambda leaf: leaf[1:], steps)))
+    kept_groups = None
+    if grouped is not None:
+        carry, kept_groups = lax.scan(group, carry, grouped)
+    carry, kept_rest = group(carry, rest)
+    alpha, total, exponent, offsets = carry
+    value = log_of_scaled(total, exponent)
+    return value if offsets is None else value + offsets, (alpha, total, (kept_groups, kept_rest))
+
+
+def _forward_rule(
+    emission: Emission, initial: Array, transition: Array, parameters: PyTree, steps: PyTree, length: Array | None
+) -> tuple[Array, PyTree]:
+    value, kept = _forward(emission, initial, transition, parameters, steps, length, keep=True)
+    return value, (transition, parameters, steps, length, kept)
+
+
+def _backward_rule(emission: Emission, residuals: PyTree, cotangent: Array) -> tuple[Array, Array, PyTree, None, None]:
+    """Return expected counts, weighted by the rows' cotangents and divided by the parameters."""
+    transition, parameters, steps, length, (alpha, total, (kept_groups, kept_rest)) = residuals
+    prepared = emission.prepare(parameters)
+    last = jax.tree.leaves(steps)[0].shape[0] - 1
+    # An impossible row has no posterior to count: its gradient is zero.
+    last_beta = jnp.where(total == 0, 0, cotangent.astype(total.dtype) / jnp.where(total == 0, 1, total))
+
+    def emit(beta: Array, alpha: Array, counts: PyTree, observed: PyTree) -> tuple[Array, PyTree]:
+        weights, _ = emission.weights(prepared, observed)
+        return weights * beta, emission.add_counts(counts, prepared, observed, alpha * beta)
+
+    def group(carry: PyTree, inputs: PyTree) -> tuple[PyTree, None]:
+        emitted, transitions, counts = carry
+        earlier, kept = inputs
+        for index in reversed(range(len(kept))):
+            time, observed = _at(earlier, index)
+            alpha, factor = kept[index]
+            emitted = emitted * factor
+            transitions = transitions + lax.dot_general(alpha, emitted, (((1,), (1,)), ((), ())))
+            beta = _bounded(transition @ emitted)
+            if length is not None:
+                beta = beta + jnp.where(time == length - 1, last_beta, 0)
+            emitted, counts = emit(beta, alpha, counts, observed)
+        return (emitted, transitions, counts), None
+
+    beta = jnp.broadcast_to(_while_active(length, last, last_beta, jnp.zeros_like(last_beta)), alpha.shape)
+    emitted, counts = emit(beta, alpha, emission.start_counts(prepared), _at(steps, last))
+    carry = (emitted, jnp.zeros_like(transition), counts)
+    grouped, rest = _groups((jnp.arange(last), jax.tree.map(lambda leaf: leaf[:-1], steps)))
+    carry, _ = group(carry, (rest, kept_rest))
+    if grouped is not None:
+        carry, _ = lax.scan(group, carry, (grouped, kept_groups), reverse=True)
+    emitted, transitions, counts = carry
+    starts = emitted @ jnp.ones(emitted.shape[1], emitted.dtype)
+    return starts, transitions, emission.gradient(parameters, counts), None, None
+
+
+log_likelihood.__wrapped__.defvjp(_forward_rule, _backward_rule)
+
+
+def _groups(steps: PyTree) -> tuple[PyTree | None, PyTree]:
+    """Cut the time axis into equal groups for a loop, (groups, steps, ...), and the rest that is written out."""
+    num_steps = jax.tree.leaves(steps)[0].shape[0]
+    if num_steps < _LONGEST_WITHOUT_LOOP:
+        return None, steps
+    size = next((size for size in _GROUP_SIZES if num_steps % size == 0), _USUAL_GROUP_SIZE)
+    cut = num_steps // size * size
+    grouped = jax.tree.map(lambda leaf: leaf[:cut].reshape(cut // size, size, *leaf.shape[1:]), steps)
+    return grouped, jax.tree.map(lambda leaf: leaf[cut:], steps)
+
+
+def _at(steps: PyTree, time: int) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[time], steps)
+
+
+def _while_active(length: Array | None, time: Array | int, now: Array, before: Array) -> Array:
+    """Return `now` in rows that still run at `time`, `before` in rows that have ended."""
+    return now if length is None else jnp.where(time < length, now, before)
+
+
+def _advance(transition: Array, alpha: Array) -> Array:
+    """Return ``transition.T @ alpha`` written out, which XLA fuses with what follows; few states only."""
+    num_states = transition.shape[0]
+    if num_states > 8:
+        return lax.dot_general(transition, alpha, (((0,), (0,)), ((), ())))
+    terms = [transition[i, :, None] * alpha[i, None, :] for i in range(num_states)]
+    return sum(terms[1:], start=terms[0])
+
+
+def _bounded(beta: Array) -> Array:
+    """Keep the backward variable finite for states whose forward variable has underflowed to zero."""
+    bound = float(np.finfo(beta.dtype).max) ** 0.75
+    return jnp.clip(beta, -bound, bound)

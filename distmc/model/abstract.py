@@ -1,0 +1,76 @@
+"""What a user's function returns, found out without computing it, and what to say when it cannot be found out."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distmc.errors import ModelError
+
+
+def shape_struct(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """Return an array without values."""
+    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+
+
+def abstract(tree: Any) -> Any:
+    """Return a tree of arrays without their values."""
+    return jax.tree.map(lambda leaf: shape_struct(jnp.shape(leaf), jnp.result_type(leaf)), tree)
+
+
+def output_of(what: str, function: Callable[..., Any], *arguments: Mapping[str, Any]) -> Any:
+    """Return shape and type of a user function's result.
+
+    Raises
+    ------
+    ModelError
+        If the function raises, with the shapes that it was given; chained to its exception.
+    """
+    shapes = abstract(arguments)
+    try:
+        return jax.eval_shape(lambda given: function(*given), shapes)
+    except Exception as error:
+        given = " and ".join(describe(argument) for argument in shapes)
+        raise ModelError(
+            f"`{what}` raised {type(error).__name__} while distmc traced it to find the shape of its result: "
+            f"{_first_line(error)}{_advice(error)} It was given {given}."
+        ) from error
+
+
+def require_real(what: str, output: Any, needed: str) -> jax.ShapeDtypeStruct:
+    """Return `output` if it is one array of real numbers.
+
+    Raises
+    ------
+    ModelError
+        For nothing, several values, or values that are not floating-point.
+    """
+    if output is None:
+        raise ModelError(f"`{what}` returned `None`; it must return {needed}. Is a `return` missing?")
+    if not isinstance(output, jax.ShapeDtypeStruct):
+        raise ModelError(f"`{what}` returned a `{type(output).__name__}`; it must return one array: {needed}.")
+    if not jnp.issubdtype(output.dtype, jnp.floating):
+        raise ModelError(
+            f"`{what}` returned type `{output.dtype}`; it must return {needed}, of a floating-point type, because "
+            "gradients are taken of it."
+        )
+    return output
+
+
+def describe(variables: Mapping[str, Any]) -> str:
+    """Return names, types and shapes in words, such as ``{word: int8[782, 6]}``."""
+    return "{" + ", ".join(f"{name}: {x.dtype}{list(x.shape)}" for name, x in variables.items()) + "}"
+
+
+def _first_line(error: Exception) -> str:
+    text = next(iter(str(error).strip().splitlines()), "no message")
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):
+        return " Values are not known while JAX traces a function: use `jnp.where`, `jax.lax.cond` and `jax.numpy`."
+    if isinstance(error, KeyError):
+        return " This name is not among what it is given."
+    return ""

@@ -1,0 +1,101 @@
+"""What a model computes, as one hash, so that a run is never continued with another model by accident.
+
+A model's functions have no name that could be trusted, so the hash is taken over the programs that JAX traces
+from them: the priors, the map to the supports, and the log-likelihood with its gradient, together with the values
+of every array that they close over.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from distmc.data.data import Data
+from distmc.model.abstract import shape_struct
+from distmc.model.density import log_prior_density, row_contributions
+from distmc.model.model import Model, Parameter
+from distmc.model.transforms import Unconstrainer
+
+# Traced with this many rows: the number says nothing about the model, and one row hides what depends on it.
+_NUM_ROWS = 2
+
+_ADDRESS = re.compile(r"(?: at)? 0x[0-9a-fA-F]+")
+
+
+def fingerprint(model: Model, data: Data) -> str:
+    """Return a SHA-256 of what the model computes on data of these names, types and shapes, as hexadecimal text.
+
+    Stable between processes and machines; comparable under the same versions of JAX and NumPyro, whose traced
+    programs it hashes. Changes with the parameters' names, order, shapes, supports and priors, with what
+    `log_likelihood` and `log_prior` compute, and with the value of any array they close over. The data's values have
+    a fingerprint of their own, `Data.fingerprint`.
+
+    Parameters
+    ----------
+    model : Model
+        The model.
+    data : Data
+        Gives names, types and shapes of the variables; the number of rows does not matter.
+
+    Raises
+    ------
+    ModelError
+        If one of the model's functions cannot be traced.
+    """
+    digest = hashlib.sha256()
+    with jax.enable_x64(True):
+        unconstrainer = Unconstrainer(model)
+        for name, parameter in model.parameters.items():
+            kind = "flat" if isinstance(parameter, Parameter) else type(parameter).__name__
+            digest.update(f"{name} {unconstrainer.shapes[name]} {kind}\n".encode())
+        flat = shape_struct((unconstrainer.num_dimensions,), jnp.float64)
+        params = {name: shape_struct(shape, jnp.float64) for name, shape in unconstrainer.shapes.items()}
+        rows = {name: shape_struct((_NUM_ROWS, *array.shape[1:]), array.dtype) for name, array in data.rows.items()}
+        constants = {name: shape_struct(array.shape, array.dtype) for name, array in (data.constants or {}).items()}
+
+        def log_likelihood(params: Any, rows: Any, constants: Any) -> Any:
+            return jnp.sum(row_contributions(model, params, rows, constants))
+
+        _add_program(digest, unconstrainer.constrain, flat)
+        _add_program(digest, lambda params: log_prior_density(model, params), params)
+        # The gradient is part of the model where a function brings its own, as `jax.custom_vjp` allows.
+        _add_program(digest, jax.value_and_grad(log_likelihood), params, rows, constants)
+    return digest.hexdigest()
+
+
+def _add_program(digest: "hashlib._Hash", function: Callable[..., Any], *arguments: Any) -> None:
+    closed = jax.make_jaxpr(function)(*arguments)
+    digest.update(_ADDRESS.sub("", str(closed)).encode())
+    for value in _array_values(closed):
+        digest.update(f"{value.dtype.str} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+
+
+def _array_values(part: Any) -> Iterator[np.ndarray[Any, Any]]:
+    """Yield the values of all arrays inside a program, in the order of the program, sub-programs included."""
+    if isinstance(part, core.ClosedJaxpr):
+        for constant in part.consts:
+            yield np.asarray(constant)
+        yield from _array_values(part.jaxpr)
+    elif isinstance(part, core.Jaxpr):
+        for equation in part.eqns:
+            yield from _literal_values(equation.invars)
+            for _, setting in sorted(equation.params.items()):
+                yield from _array_values(setting)
+        yield from _literal_values(part.outvars)
+    elif isinstance(part, tuple | list):
+        for item in part:
+            yield from _array_values(item)
+    elif isinstance(part, np.ndarray | jax.Array):
+        yield np.asarray(part)
+
+
+def _literal_values(operands: Any) -> Iterator[np.ndarray[Any, Any]]:
+    for operand in operands:
+        if isinstance(operand, core.Literal):
+            yield np.asarray(operand.val)

@@ -1,0 +1,84 @@
+"""The check that a model's gradient is finite and is its gradient."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from distmc.errors import ModelError
+from distmc.model.subject import Note, Subject
+from distmc.types import NumpyArray
+
+_MAX_DIRECTIONS = 24
+_MAX_POINTS = 2
+_RELATIVE_TOLERANCE = 1e-3
+
+
+def check_gradient(subject: Subject) -> list[Note]:
+    """Compare the gradient with central differences along one random direction within each parameter.
+
+    Differences are taken in float64 with three step sizes around the cube root of the rounding error, where
+    truncation and rounding balance; the closest counts.
+    """
+    names, directions = _directions(subject)
+    for point in subject.finite_points[:_MAX_POINTS]:
+        value, gradient = (np.asarray(part) for part in subject.log_density_and_gradient(jnp.asarray(point)))
+        _require_finite_gradient(subject, gradient)
+        _require_agreement(subject, point, float(value), gradient, names, directions)
+    counted = f"{len(names)} direction{'s' * (len(names) != 1)}, {subject.rows_examined()}"
+    return [("ok", f"Finite, and equal to finite differences ({counted}).")]
+
+
+def _directions(subject: Subject) -> tuple[list[str], NumpyArray]:
+    """Return parameter names and one unit vector for each, zero in the coordinates of other parameters."""
+    rng = np.random.default_rng(subject.spec.seed)
+    names, directions = [], []
+    offset = 0
+    for name, shape in subject.unconstrainer.unconstrained_shapes.items():
+        size = int(np.prod(shape))
+        if size:
+            direction = np.zeros(subject.unconstrainer.num_dimensions)
+            direction[offset : offset + size] = rng.normal(size=size)
+            names.append(name)
+            directions.append(direction / np.linalg.norm(direction))
+        offset += size
+    if len(names) > _MAX_DIRECTIONS:
+        chosen = np.sort(rng.choice(len(names), _MAX_DIRECTIONS, replace=False))
+        names, directions = [names[i] for i in chosen], [directions[i] for i in chosen]
+    return names, np.stack(directions)
+
+
+def _require_finite_gradient(subject: Subject, gradient: NumpyArray) -> None:
+    bad = np.flatnonzero(~np.isfinite(gradient))
+    if len(bad):
+        coordinate = subject.unconstrainer.coordinate_names[bad[0]]
+        raise ModelError(
+            f"The log-density is finite but its gradient is {gradient[bad[0]]} in {len(bad)} of {len(gradient)} "
+            f"coordinates, the first `{coordinate}`. Usually a branch that is not taken has no gradient, such as "
+            "`jnp.where(x > 0, jnp.log(x), 0)`: replace its argument by a harmless number before the function, as in "
+            "`jnp.log(jnp.where(x > 0, x, 1))`."
+        )
+
+
+def _require_agreement(
+    subject: Subject, point: NumpyArray, value: float, gradient: NumpyArray, names: list[str], directions: NumpyArray
+) -> None:
+    eps = float(np.finfo(subject.values.dtype).eps)
+    steps = eps ** (1 / 3) * np.array([10.0, 1.0, 0.1])
+
+    def difference(direction: NumpyArray, step: float) -> float:
+        ahead, behind = (float(subject.log_density(jnp.asarray(point + s * direction))) for s in (step, -step))
+        return (ahead - behind) / (2 * step)
+
+    found = np.array([[difference(direction, step) for step in steps] for direction in directions])
+    expected = directions @ gradient
+    rounding = 10 * eps * (1 + abs(value)) / steps
+    allowed = _RELATIVE_TOLERANCE * np.abs(expected)[:, None] + 1e-6 + rounding[None, :]
+    agrees = (np.abs(found - expected[:, None]) <= allowed).any(axis=1)
+    if not agrees.all():
+        worst = int(np.argmin(agrees))
+        closest = found[worst, np.argmin(np.abs(found[worst] - expected[worst]))]
+        raise ModelError(
+            f"The gradient of the log-density along parameter `{names[worst]}` is {expected[worst]:.6g}, but finite "
+            f"differences give {closest:.6g}. A step function, rounding to integers, `jax.lax.stop_gradient` or a "
+            "wrong `jax.custom_vjp` in the log-likelihood or `log_prior` does that; gradient-based sampling would be "
+            "wrong or stuck."
+        )

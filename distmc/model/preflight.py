@@ -1,0 +1,167 @@
+"""Checks of a model with its data before anything is started, each with a message of its own.
+
+`check` runs all of them and reports; `cheap_checks` runs those that take a moment and raises the first failure.
+Everything is evaluated serially in this process, on a bounded number of rows.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import jax
+
+from distmc.data.data import Data
+from distmc.errors import InputError
+from distmc.model.gradients import check_gradient
+from distmc.model.model import Model
+from distmc.model.precision import check_precision
+from distmc.model.probes import (
+    check_data,
+    check_finite,
+    check_likelihood,
+    check_parameters,
+    check_rows_add_up,
+)
+from distmc.model.subject import Note, Subject
+from distmc.spec import RunSpec
+
+Outcome: TypeAlias = Literal["ok", "note", "warning", "failed", "skipped"]
+
+# In this order, because a later check is of use only where the earlier essential ones have passed.
+_ESSENTIAL = (
+    ("parameters", check_parameters),
+    ("data", check_data),
+    ("likelihood", check_likelihood),
+    ("finite", check_finite),
+)
+_THOROUGH = (
+    ("gradient", check_gradient),
+    ("rows add up", check_rows_add_up),
+    ("precision", check_precision),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What one check found.
+
+    Attributes
+    ----------
+    name : str
+        Name of the check.
+    outcome : {"ok", "note", "warning", "failed", "skipped"}
+        `warning`: the run will work, but not as well as it could. `failed`: it would not work or be wrong.
+    message : str
+        What was found, in words.
+    """
+
+    name: str
+    outcome: Outcome
+    message: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What all checks found; ``print`` it.
+
+    Attributes
+    ----------
+    findings : tuple of Finding
+        In the order of the checks; a check may have several.
+    figures : dict
+        Numbers that were met on the way, such as `num_rows`, `num_blocks`, `padding_share`, `num_dimensions`.
+    """
+
+    findings: tuple[Finding, ...]
+    figures: dict[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        """Whether no check failed."""
+        return not any(finding.outcome == "failed" for finding in self.findings)
+
+    def __str__(self) -> str:
+        """Return the report as text, one line a finding."""
+        failed, warnings = (sum(f.outcome == outcome for f in self.findings) for outcome in ("failed", "warning"))
+        verdict = "ready to sample" if self.ok else f"{failed} check{'s' * (failed != 1)} failed"
+        if warnings:
+            verdict += f", {warnings} warning{'s' * (warnings != 1)}"
+        lines = [f"{finding.outcome:<8} {finding.name:<12} {finding.message}" for finding in self.findings]
+        return "\n".join([f"distmc check: {verdict}", *lines])
+
+
+def check(
+    model: Model,
+    data: Data | Mapping[str, Any],
+    spec: RunSpec | None = None,
+    *,
+    initial: Mapping[str, Any] | None = None,
+) -> CheckReport:
+    """Check a model with its data and report, without starting anything.
+
+    Parameters
+    ----------
+    model : Model
+        What shall be sampled.
+    data : Data or mapping
+        What was observed.
+    spec : RunSpec or None
+        Settings of the run; seed, number of blocks and precision are used.
+    initial : mapping of array, or None
+        Starting values that the run will be given, see `starting_positions`; they are where the model is evaluated.
+
+    Returns
+    -------
+    report : CheckReport
+        Findings and figures. A failure of the model or the data is a finding, not an exception.
+    """
+    with jax.enable_x64(True):
+        try:
+            subject = Subject(model, Data.coerce(data), spec or RunSpec(), initial)
+        except InputError as error:
+            failed = Finding(name="data", outcome="failed", message=str(error))
+            return CheckReport(findings=(failed,), figures={})
+        findings: list[Finding] = []
+        can_go_on = True
+        for name, function in (*_ESSENTIAL, *_THOROUGH):
+            if not can_go_on:
+                findings.append(Finding(name=name, outcome="skipped", message="A check that it builds on failed."))
+                continue
+            try:
+                findings += [_finding(name, note) for note in function(subject)]
+            except InputError as error:
+                findings.append(Finding(name=name, outcome="failed", message=str(error)))
+                can_go_on = (name, function) in _THOROUGH
+    return CheckReport(findings=tuple(findings), figures=subject.figures)
+
+
+def cheap_checks(
+    model: Model,
+    data: Data | Mapping[str, Any],
+    spec: RunSpec | None = None,
+    *,
+    initial: Mapping[str, Any] | None = None,
+) -> tuple[Finding, ...]:
+    """Run the checks that take a moment, which every run begins with.
+
+    Takes what `check` takes, and looks at parameters and supports, data, shape of the likelihood, and whether the
+    log-density is finite at a few starting positions on a few rows.
+
+    Returns
+    -------
+    findings : tuple of Finding
+        Notes and warnings among them.
+
+    Raises
+    ------
+    InputError
+        The first failure, as `ModelError`, `DataError` or `StartError`.
+    """
+    with jax.enable_x64(True):
+        subject = Subject(model, Data.coerce(data), spec or RunSpec(), initial)
+        return tuple(_finding(name, note) for name, function in _ESSENTIAL for note in function(subject))
+
+
+def _finding(name: str, note: Note) -> Finding:
+    outcome, message = note
+    return Finding(name=name, outcome=outcome, message=message)

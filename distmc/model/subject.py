@@ -1,0 +1,138 @@
+"""A model with its data under examination: what the checks of `preflight` look at."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distmc.data.blocks import BlockPlan, plan_blocks
+from distmc.data.data import Data
+from distmc.model.density import cast_floats, likelihood_dtype, log_prior_density, row_contributions
+from distmc.model.model import Model
+from distmc.model.start import starting_positions
+from distmc.model.transforms import Unconstrainer
+from distmc.spec import Precision, RunSpec
+from distmc.types import Array, NumpyArray
+
+Note: TypeAlias = tuple[Literal["ok", "note", "warning"], str]
+"""Outcome and message of a check that passed."""
+
+MAX_ROWS_EXAMINED = 256
+_NUM_POINTS = 4
+
+
+class Subject:
+    """A model with its data under examination: some of its rows, some points, and the figures found so far.
+
+    Attributes
+    ----------
+    figures : dict
+        Filled by the checks.
+    row_indices : int array
+        Rows that the checks evaluate, spread evenly over all, with the shortest and the longest among them.
+    """
+
+    def __init__(self, model: Model, data: Data, spec: RunSpec, initial: Mapping[str, Any] | None) -> None:
+        self.model = model
+        self.data = data
+        self.spec = spec
+        self.initial = initial
+        self.figures: dict[str, Any] = {}
+        self.row_indices = _rows_to_examine(data)
+
+    @functools.cached_property
+    def unconstrainer(self) -> Unconstrainer:
+        """The model's coordinates."""
+        return Unconstrainer(self.model)
+
+    @functools.cached_property
+    def plan(self) -> BlockPlan:
+        """Blocks of all rows."""
+        return plan_blocks(self.data, self.spec.num_blocks)
+
+    @functools.cached_property
+    def some_data(self) -> Data:
+        """The rows that are examined."""
+        rows = {name: array[self.row_indices] for name, array in self.data.rows.items()}
+        of_data = self.data
+        return Data(rows, of_data.constants, of_data.length, of_data.missing, of_data.ragged)
+
+    @functools.cached_property
+    def points(self) -> NumpyArray:
+        """Some starting positions, (num_points, num_dimensions)."""
+        num_points = min(_NUM_POINTS, self.spec.num_chains) if self.initial is None else self.spec.num_chains
+        return starting_positions(self.model, num_points, self.spec.seed, self.initial)[:_NUM_POINTS]
+
+    @functools.cached_property
+    def contributions(self) -> Callable[..., Array]:
+        """Compiled: from a position, and `precision="mixed"` if wanted, to the contributions of the rows examined."""
+
+        def contributions(flat: Array, precision: Precision = "float64") -> Array:
+            dtype = likelihood_dtype(precision)
+            params = cast_floats(self.unconstrainer.constrain(flat)[0], dtype)
+            rows = cast_floats(self.some_data.rows, dtype)
+            return row_contributions(self.model, params, rows, cast_floats(self.data.constants or {}, dtype))
+
+        return jax.jit(contributions, static_argnames="precision")
+
+    @functools.cached_property
+    def log_prior(self) -> Callable[[Array], Array]:
+        """Compiled: from a position to its priors and log-determinant."""
+
+        def log_prior(flat: Array) -> Array:
+            params, log_abs_det = self.unconstrainer.constrain(flat)
+            return log_prior_density(self.model, params) + log_abs_det
+
+        return jax.jit(log_prior)
+
+    @functools.cached_property
+    def log_density_and_gradient(self) -> Callable[[Array], tuple[Array, Array]]:
+        """Compiled: from a position to the log-density of the rows examined and its gradient."""
+        return jax.jit(jax.value_and_grad(self.log_density))
+
+    def log_density(self, flat: Array) -> Array:
+        """Return the log-density of the rows examined at one position."""
+        return self.log_prior(flat) + jnp.sum(self.contributions(flat), dtype=jnp.float64)
+
+    @functools.cached_property
+    def values(self) -> NumpyArray:
+        """Contributions at all points, (num_points, rows examined)."""
+        return np.stack([np.asarray(self.contributions(point)) for point in self.points])
+
+    @property
+    def finite_points(self) -> NumpyArray:
+        """Those of the points at which every row is finite, (some of num_points, num_dimensions)."""
+        points: NumpyArray = self.points[np.isfinite(self.values).all(axis=1)]
+        return points
+
+    def row_name(self, index: int) -> str:
+        """Return a row's number in the whole data, in words."""
+        return f"row {int(self.row_indices[index])}"
+
+    def rows_examined(self) -> str:
+        """Return how many rows are looked at, in words."""
+        examined, total = len(self.row_indices), self.data.num_rows
+        return f"all {total} rows" if examined == total else f"{examined} of {total} rows"
+
+    def describe(self, flat: NumpyArray, only: str | None = None) -> str:
+        """Return the parameters at one position in words, all or one of them, shortened."""
+        params = self.unconstrainer.constrain(jnp.asarray(flat))[0]
+        shown = {name: value for name, value in params.items() if only in (None, name)}
+        texts = [f"{name} = {_short(np.asarray(value))}" for name, value in list(shown.items())[:4]]
+        return ", ".join(texts) + (", …" if len(shown) > len(texts) else "")
+
+
+def _short(value: NumpyArray) -> str:
+    return " ".join(np.array2string(value, precision=3, threshold=6, edgeitems=2).split())
+
+
+def _rows_to_examine(data: Data) -> NumpyArray:
+    if data.num_rows <= MAX_ROWS_EXAMINED:
+        return np.arange(data.num_rows)
+    spread = np.linspace(0, data.num_rows - 1, MAX_ROWS_EXAMINED - 2).astype(np.int64)
+    lengths = data.lengths
+    extremes = [] if lengths is None else [int(np.argmin(lengths)), int(np.argmax(lengths))]
+    return np.unique([*spread, *extremes])

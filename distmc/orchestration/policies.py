@@ -1,0 +1,116 @@
+"""Decisions that the controller takes, as plain functions of facts: how long a chunk is, and who caused a failure."""
+
+import dataclasses
+import math
+import re
+import traceback
+from collections.abc import Collection, Mapping, Sequence
+
+from distmc.errors import InputError
+from distmc.orchestration.messages import Failure, FailureKind
+from distmc.sampling.reports import ChunkReport
+
+CHUNK_SECONDS = 1.0
+MAX_CHUNK_STEPS = 1000
+MAX_GROWTH = 2
+TRIAGE_SECONDS = 2.0
+SAVING_SECONDS = 5.0
+
+# XLA reports a lost peer as a plain ValueError, so its text has to tell. The status codes in front catch wordings
+# that are not listed: taking an error for collateral only costs the triage time, the reverse blames an innocent.
+_COLLECTIVE = re.compile(
+    r"^(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED): |Gloo .*fail|NCCL"
+    r"|Connection (reset|closed|refused)|Broken pipe|Socket closed",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def next_chunk_length(current: int, reports: Collection[ChunkReport]) -> int:
+    """Choose the number of steps of the next chunk, so that a chunk lasts about `CHUNK_SECONDS`.
+
+    Short chunks lose little work when a worker is lost and answer quickly to a request to stop; long ones hide the
+    cost of orders and files. Growth is limited, because the first chunks say little about the time of a step.
+
+    Parameters
+    ----------
+    current : int
+        Steps asked for in the chunk that the reports are about.
+    reports : collection of ChunkReport
+        One from each worker; the slowest decides.
+
+    Returns
+    -------
+    int
+        Between 1 and `MAX_CHUNK_STEPS`.
+    """
+    slowest = max(report.seconds / max(1, report.num_steps) for report in reports)
+    longest = min(MAX_CHUNK_STEPS, MAX_GROWTH * current)
+    if slowest * longest <= CHUNK_SECONDS:
+        return longest
+    return max(1, math.floor(CHUNK_SECONDS / slowest))
+
+
+def odd_ranks(digests: Mapping[int, str]) -> tuple[int, ...]:
+    """Return the ranks whose digest is not that of the majority; all of them where there is no majority."""
+    groups: dict[str, list[int]] = {}
+    for rank, digest in sorted(digests.items()):
+        groups.setdefault(digest, []).append(rank)
+    if len(groups) == 1:
+        return ()
+    largest = max(groups.values(), key=len)
+    if 2 * len(largest) <= len(digests):
+        return tuple(sorted(digests))
+    return tuple(rank for rank in sorted(digests) if rank not in largest)
+
+
+def describe_exception(error: Exception, rank: int, *, uses_collectives: bool) -> Failure:
+    """Turn an exception raised in a worker into a failure that can travel.
+
+    Parameters
+    ----------
+    error : Exception
+        What was raised.
+    rank : int
+        The worker.
+    uses_collectives : bool
+        Whether the worker was computing together with others, so that the loss of one of them can be the cause.
+
+    Returns
+    -------
+    Failure
+        Its `error` is the exception itself.
+    """
+    text = "".join(traceback.format_exception(error))
+    lines = str(error).strip().splitlines()
+    summary = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    if isinstance(error, InputError):
+        kind = FailureKind.INPUT
+    elif uses_collectives and _COLLECTIVE.search(str(error)):
+        kind = FailureKind.COLLECTIVE
+    else:
+        kind = FailureKind.APPLICATION
+    return Failure(rank=rank, kind=kind, summary=summary, traceback=text, error=error)
+
+
+_RANKING = tuple(FailureKind)
+
+
+def root_cause(failures: Sequence[Failure]) -> Failure:
+    """Return the failure that explains the others.
+
+    A worker that raised or died takes its peers with it: they report lost contact, which is never the cause while
+    anything else is known. Among equals the one heard of first counts.
+    """
+    return min(failures, key=lambda failure: _RANKING.index(failure.kind))
+
+
+def is_decisive(failure: Failure) -> bool:
+    """Say whether nothing that may still be heard could explain this failure."""
+    return failure.kind in (FailureKind.INPUT, FailureKind.APPLICATION, FailureKind.DEAD)
+
+
+def portable(failure: Failure) -> Failure:
+    """Return `failure` fit to be sent to another process: only distmc's own errors are sure to survive pickling."""
+    if failure.kind is FailureKind.INPUT:
+        return failure
+    return dataclasses.replace(failure, error=None)

@@ -1,0 +1,129 @@
+"""The words in which a failed run is reported: root cause first, then what is kept, then what to do."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from distmc.errors import DriftError, InputError, WorkerError
+from distmc.orchestration.events import Member
+from distmc.orchestration.messages import Failure, FailureKind
+from distmc.sampling.reports import ChunkReport
+
+if TYPE_CHECKING:
+    from distmc.orchestration.controller import State
+
+_ADVICE = {
+    FailureKind.APPLICATION: "The traceback of the worker is attached; `distmc.check(model, data)` often shows the "
+    "same problem in this process.",
+    FailureKind.DEAD: "The usual reasons are memory that ran out, a crash in a library, and a node that went away; "
+    "the system log of the node tells which. With more workers, each needs less memory.",
+    FailureKind.SILENT: "If a single step can take that long, raise `hang_timeout_seconds`; else look at that node: "
+    "a process that is stopped, a network that drops packets, a disk that does not answer.",
+    FailureKind.COLLECTIVE: "No worker is known to have died, so the network between the nodes is the suspect: all "
+    "workers must reach one another on every TCP port.",
+}
+
+
+def failure(
+    cause: Failure,
+    failures: Sequence[Failure],
+    members: Sequence[Member],
+    num_workers: int,
+    failed_in: "State",
+    committed: ChunkReport | None,
+) -> Exception:
+    """Make the error that reports a failed run.
+
+    Parameters
+    ----------
+    cause : Failure
+        The root cause.
+    failures : sequence of Failure
+        All that is known, the root cause included.
+    members : sequence of Member
+        The workers by rank; empty when they were not all up yet.
+    num_workers : int
+        Workers of the run.
+    failed_in : State
+        What the run was doing.
+    committed : ChunkReport or None
+        The last chunk on disk.
+
+    Returns
+    -------
+    Exception
+        The worker's own error where it is about the input, else a `WorkerError`.
+    """
+    if cause.kind is FailureKind.INPUT and isinstance(cause.error, InputError):
+        return cause.error
+    alike = [other.rank for other in failures if other.kind is cause.kind and other.rank != cause.rank]
+    everyone = len(alike) + 1 == num_workers > 1
+    if cause.kind is FailureKind.SILENT and everyone:
+        # Nobody can be told from the others when all of them wait.
+        what, rank = f"All {num_workers} workers fell silent", None
+    else:
+        what, rank = f"{_name(cause.rank, members, num_workers)} {cause.kind.value}", cause.rank
+        if alike:
+            what += f" (as did {_ranks(alike)})"
+    error = WorkerError(
+        f"{what} while the run was {failed_in.value}: {cause.summary}. {_kept(committed)} {_ADVICE[cause.kind]}",
+        rank=rank,
+        node=None if rank is None else _node(rank, members),
+        remote_traceback=cause.traceback,
+    )
+    if cause.error is not None:
+        error.__cause__ = cause.error
+    elif cause.traceback:
+        error.add_note(f"In worker {cause.rank}:\n{cause.traceback}")
+    return error
+
+
+def drift(
+    odd: Sequence[int], report: ChunkReport, members: Sequence[Member], committed: ChunkReport | None
+) -> DriftError:
+    """Make the error for replicas that differ.
+
+    Parameters
+    ----------
+    odd : sequence of int
+        Ranks that differ from the majority; all ranks where there is none.
+    report : ChunkReport
+        A report of the chunk in which they differ.
+    members : sequence of Member
+        The workers by rank.
+    committed : ChunkReport or None
+        The last chunk on disk.
+    """
+    is_known = len(odd) < len(members)
+    if not is_known:
+        who = "The workers do not agree, and no majority tells which of them is wrong"
+    else:
+        who = f"Worker {', '.join(f'{rank} (node {_node(rank, members)})' for rank in odd)} differs from the others"
+    nodes = ", ".join(sorted({member.node for member in members}))
+    return DriftError(
+        f"{who}: the state that every worker holds a copy of is no longer the same to the bit after step "
+        f"{report.step} (chunk {report.chunk}). {_kept(committed)} The usual reasons are nodes with different "
+        f"processors, GPUs or library versions, and faulty memory; use nodes of one kind. Nodes of this run: {nodes}.",
+        rank=odd[0] if is_known else None,
+        node=_node(odd[0], members) if is_known else None,
+    )
+
+
+def _name(rank: int, members: Sequence[Member], num_workers: int) -> str:
+    if not members:
+        return f"Worker {rank} of {num_workers}"
+    return f"Worker {rank} of {num_workers} (node {members[rank].node}, process {members[rank].pid})"
+
+
+def _node(rank: int, members: Sequence[Member]) -> str | None:
+    return members[rank].node if members else None
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    words = ", ".join(map(str, ranks))
+    return f"worker {words}" if len(ranks) == 1 else f"workers {words}"
+
+
+def _kept(committed: ChunkReport | None) -> str:
+    if committed is None:
+        return "No draws had been committed."
+    return f"All draws up to step {committed.step} (chunk {committed.chunk}) are committed and kept."

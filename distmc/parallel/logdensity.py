@@ -1,0 +1,171 @@
+"""Model + blocks + mesh → one log-density of the position of all chains.
+
+Rows enter only here. Each worker evaluates its own blocks at the same constrained parameters; values and
+gradients of all chains travel as one flat array through one exact sum; priors, Jacobians and the way back to
+unconstrained coordinates are replicated, in float64, after it, so that they are counted once.
+
+In mixed precision the rows see the parameters rounded to float32. Rounding moves, say, a row of a transition
+matrix off its simplex, which shifts the log-density by about 1e-8 for each observation: whole nats for large
+data. The shift is known to first order, since the gradient at the rounded parameters is at hand:
+``logp(p) = logp(r) + <grad logp(r), p - r>`` with the second order below 1e-14 for each observation.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+from distmc.data.blocks import BlockPlan, pack_blocks
+from distmc.data.data import Data
+from distmc.model.density import cast_floats, likelihood_dtype, log_prior_density, masked_contributions
+from distmc.model.model import Model
+from distmc.model.transforms import Unconstrainer
+from distmc.parallel.reduction import BlockSum
+from distmc.parallel.tree import ReductionPlan
+from distmc.spec import Precision
+from distmc.types import Array, ConstrainedParameters, NumpyArray, PyTree
+
+Shard = tuple[dict[str, Array], ...]
+"""A worker's rows: for each length bucket its variables as (blocks, rows_per_block, ...)."""
+
+
+def pack_shard(
+    data: Data, blocks: BlockPlan, plan: ReductionPlan, rank: int, precision: Precision
+) -> tuple[dict[str, NumpyArray], ...]:
+    """Return the rows of a worker on the host, filled up so that all workers' shards have one shape.
+
+    Parameters
+    ----------
+    data, blocks : Data, BlockPlan
+        The rows and their division.
+    plan : ReductionPlan
+        Which blocks belong to the worker.
+    rank : int
+        The worker.
+    precision : {"mixed", "float64"}
+        Decides the type of floating-point rows.
+
+    Returns
+    -------
+    shard : tuple of dict of array
+        For each bucket its variables as (max_blocks_per_worker, rows_per_block, ...). Blocks past the worker's
+        range are never evaluated.
+    """
+    start, stop = plan.block_range(rank)
+    missing = plan.max_blocks_per_worker - (stop - start)
+
+    def fill_up(variable: NumpyArray) -> NumpyArray:
+        return np.pad(variable, [(0, missing)] + [(0, 0)] * (variable.ndim - 1)) if missing else variable
+
+    dtype = likelihood_dtype(precision)
+    return tuple(
+        {name: fill_up(variable) for name, variable in cast_floats(bucket, dtype).items()}
+        for bucket in pack_blocks(data, blocks, start, stop)
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardedLogDensity:
+    """The log-density of all chains over all rows, to be called inside `jax.shard_map`.
+
+    Attributes
+    ----------
+    model : Model
+        Priors and the log-likelihood of rows.
+    unconstrainer : Unconstrainer
+        Its coordinates.
+    block_sum : BlockSum
+        Exact sum over the blocks of all workers.
+    precision : {"mixed", "float64"}
+        Type in which rows are evaluated.
+    """
+
+    model: Model
+    unconstrainer: Unconstrainer
+    block_sum: BlockSum
+    precision: Precision
+
+    def logdensity_and_grad(
+        self, position: Array, shard: Shard, constants: Mapping[str, Any]
+    ) -> tuple[Array, Array]:
+        """Evaluate log-density and gradient of all chains.
+
+        Parameters
+        ----------
+        position : float64 array (num_chains, num_dimensions)
+            Unconstrained, the same on every worker.
+        shard : Shard
+            This worker's rows.
+        constants : mapping of array
+            What every row needs.
+
+        Returns
+        -------
+        logdensity : float64 array (num_chains,)
+        logdensity_grad : float64 array (num_chains, num_dimensions)
+            Both the same on every worker.
+
+        Notes
+        -----
+        Communication: one sum of ``num_chains * (1 + num_constrained)`` float64.
+        Invariance: that of `block_sum`; all else is replicated.
+        """
+
+        def constrain(flat: Array) -> tuple[ConstrainedParameters, Array]:
+            params, log_abs_det_jacobian = self.unconstrainer.constrain(flat)
+            return params, log_prior_density(self.model, params) + log_abs_det_jacobian
+
+        (params, logprior), pull_back = jax.vjp(jax.vmap(constrain), position)
+        row_params = cast_floats(params, likelihood_dtype(self.precision))
+        loglikelihood, grad = self._sum_over_rows(row_params, shard, constants)
+        rounding = jax.tree.map(lambda exact, rounded: exact - rounded, params, row_params)
+        correction = jnp.sum(_ravel_chains(rounding) * grad, axis=-1)
+        (logdensity_grad,) = pull_back((_unravel_chains(grad, params), jnp.ones_like(logprior)))
+        return logprior + (loglikelihood + correction), logdensity_grad
+
+    def _sum_over_rows(
+        self, params: ConstrainedParameters, shard: Shard, constants: Mapping[str, Any]
+    ) -> tuple[Array, Array]:
+        """Sum log-likelihood (num_chains,) and gradient (num_chains, num_constrained) over the rows of all workers."""
+        num_chains = jax.tree.leaves(params)[0].shape[0]
+
+        def block_value(place: Array) -> Array:
+            block = jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, place, keepdims=False), shard)
+            # A block's arithmetic must not depend on what surrounds its loop; see `OrderedSum`.
+            isolated = lax.optimization_barrier((params, block))
+            return lax.optimization_barrier(self._block_value(*isolated, constants))
+
+        total = self.block_sum(block_value, (num_chains, 1 + self.unconstrainer.num_constrained))
+        return total[:, 0], total[:, 1:]
+
+    def _block_value(
+        self, params: ConstrainedParameters, block: tuple[dict[str, Array], ...], constants: Mapping[str, Any]
+    ) -> Array:
+        """Log-likelihood and gradient of one block, (num_chains, 1 + num_constrained)."""
+        total = jnp.zeros((), jnp.float64)
+        for bucket in block:
+
+            def contributions(params: ConstrainedParameters, bucket: dict[str, Array] = bucket) -> Array:
+                return masked_contributions(self.model, params, bucket, constants)
+
+            rows, pull_back = jax.vjp(jax.vmap(contributions), params)
+            (grad,) = pull_back(jnp.ones_like(rows))
+            value = jnp.sum(rows, axis=-1, dtype=jnp.float64)
+            total = total + jnp.concatenate([value[:, None], _ravel_chains(grad).astype(jnp.float64)], axis=1)
+        return total
+
+
+def _ravel_chains(params: PyTree) -> Array:
+    """Flatten each chain's parameters, (num_chains, num_constrained)."""
+    return jax.vmap(lambda chain: ravel_pytree(chain)[0])(params)
+
+
+def _unravel_chains(flat: Array, like: PyTree) -> PyTree:
+    """Undo `_ravel_chains`."""
+    unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], like))[1]
+    return jax.vmap(unravel)(flat)

@@ -1,0 +1,198 @@
+"""Shows how a run is going: a live bar on a terminal, a plain line now and then anywhere else."""
+
+import collections
+import contextlib
+import datetime
+from collections.abc import Callable, Iterator
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from distmc.orchestration.events import ChunkCommitted, OnEvent, RunEnded, RunEvent, StageBegan, WorkersStarted
+from distmc.spec import RunSpec
+
+SECONDS_BETWEEN_LINES = 5.0
+_WINDOW = 10
+_PHASES = {"warmup": "warm-up", "draws": "draws"}
+
+
+class Tally:
+    """Keeps count of a run from its events.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        What was asked for.
+    """
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.phase = "starting workers"
+        self.step = 0
+        self.num_steps = spec.num_warmup + spec.num_draws
+        self.num_workers = 0
+        self.seconds = 0.0
+        self.is_over = False
+        self._num_chains = spec.num_chains
+        self._last: ChunkCommitted | None = None
+        self._num_divergent = 0
+        # Times and steps of the latest commits in this phase: older ones say little about what is still to come.
+        self._recent: collections.deque[tuple[float, int]] = collections.deque(maxlen=_WINDOW)
+
+    def note(self, event: RunEvent) -> None:
+        """Take notice of `event`."""
+        match event:
+            case StageBegan():
+                # While draws are saved, and before the first chunk, the line keeps to what it counts.
+                self.phase = {"sampling": "first steps", "saving": self.phase}.get(event.stage, event.stage)
+                self.seconds = event.seconds
+                self._recent.append((event.seconds, self.step))
+            case WorkersStarted():
+                self.num_workers = len(event.members)
+            case ChunkCommitted():
+                self._note_chunk(event)
+            case RunEnded():
+                self.seconds = event.seconds
+                self.is_over = True
+
+    def _note_chunk(self, event: ChunkCommitted) -> None:
+        phase = _PHASES.get(event.report.phase, event.report.phase)
+        if phase != self.phase:
+            self.phase = phase
+            self._num_divergent = 0
+            while len(self._recent) > 1:
+                self._recent.popleft()
+        self._last = event
+        self.step = event.report.step
+        self.seconds = event.seconds
+        self._num_divergent += event.report.num_divergent
+        self._recent.append((event.seconds, event.report.step))
+
+    @property
+    def steps_per_second(self) -> float:
+        """Steps of all chains per second, lately; 0 while unknown."""
+        if len(self._recent) < 2:
+            return 0.0
+        (first_time, first_step), (last_time, last_step) = self._recent[0], self._recent[-1]
+        return (last_step - first_step) / (last_time - first_time) if last_time > first_time else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time to the end at the present rate; None while unknown."""
+        rate = self.steps_per_second
+        return (self.num_steps - self.step) / rate if rate else None
+
+    def facts(self) -> str:
+        """Return what is known about the sampler in one line; empty before the first chunk."""
+        if self._last is None:
+            return ""
+        report = self._last.report
+        words = [
+            f"step size {report.step_size:.3g}",
+            f"{report.num_integration_steps:.1f} integration steps",
+            f"acceptance {report.acceptance_rate:.2f}",
+            f"{self._num_divergent} divergent",
+            self._speed(),
+        ]
+        if self.seconds_left is not None and not self.is_over:
+            words.append(f"{_duration(self.seconds_left)} left")
+        return " · ".join(words)
+
+    def _speed(self) -> str:
+        if self.phase == "draws":
+            return f"{self.steps_per_second * self._num_chains:,.0f} draws/s"
+        return f"{self.steps_per_second:,.1f} steps/s"
+
+    def line(self) -> str:
+        """Return everything in one line."""
+        steps = f" {self.step}/{self.num_steps} steps" if self._last is not None else ""
+        facts = self.facts()
+        return f"[{_duration(self.seconds)}] {self.phase}{steps}" + (f" · {facts}" if facts else "")
+
+    def closing_line(self) -> str:
+        """Return the line that ends a run."""
+        workers = f"{self.num_workers} worker{'s' if self.num_workers != 1 else ''}"
+        return f"{self.step} steps of {self._num_chains} chains on {workers} in {_duration(self.seconds)}"
+
+
+def _duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+@contextlib.contextmanager
+def display(spec: RunSpec, console: Console | None = None) -> Iterator[OnEvent]:
+    """Show the progress of a run while the context lasts.
+
+    Parameters
+    ----------
+    spec : RunSpec
+        What was asked for.
+    console : rich.console.Console, optional
+        Where to show it. The default is the error stream, which leaves the output to results.
+
+    Yields
+    ------
+    callable (RunEvent) -> None
+        To be told of every event of the run.
+    """
+    console = console or Console(stderr=True)
+    tally = Tally(spec)
+    if console.is_terminal or console.is_jupyter:
+        with _live(console, tally) as refresh:
+            yield _noting(tally, refresh)
+    else:
+        yield _noting(tally, _Lines(console, tally))
+
+
+def _noting(tally: Tally, show: Callable[[RunEvent], None]) -> OnEvent:
+    def on_event(event: RunEvent) -> None:
+        tally.note(event)
+        show(event)
+
+    return on_event
+
+
+class _Lines:
+    """Prints a line for every stage, and one every few seconds while sampling."""
+
+    def __init__(self, console: Console, tally: Tally) -> None:
+        self._console = console
+        self._tally = tally
+        self._next = 0.0
+
+    def __call__(self, event: RunEvent) -> None:
+        match event:
+            case StageBegan() if event.stage != "saving":
+                self._print(self._tally.line())
+            case ChunkCommitted() if event.seconds >= self._next:
+                self._print(self._tally.line())
+                self._next = event.seconds + SECONDS_BETWEEN_LINES
+            case RunEnded(error=None):
+                self._print(self._tally.closing_line())
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _live(console: Console, tally: Tally) -> Iterator[Callable[[RunEvent], None]]:
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeElapsedColumn(),
+        console=console,
+        expand=True,
+    )
+    task = bar.add_task(tally.phase, total=tally.num_steps)
+    facts = Text(style="dim", no_wrap=True, overflow="ellipsis")
+
+    def refresh(event: RunEvent) -> None:
+        bar.update(task, description=tally.phase, completed=tally.step)
+        facts.plain = tally.facts()
+
+    with Live(Group(bar, facts), console=console, refresh_per_second=8):
+        yield refresh

@@ -1,0 +1,103 @@
+"""What a worker tells about its work: small facts for the control plane, arrays for the run directory."""
+
+import dataclasses
+from typing import Literal, TypeAlias
+
+from distmc.types import NumpyArray
+
+Phase: TypeAlias = Literal["start", "warmup", "draws"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompileReport:
+    """What compiling found out.
+
+    Attributes
+    ----------
+    rank : int
+        Rank of the worker.
+    seconds : float
+        Time spent compiling.
+    device : str
+        Kind of the device that the worker owns.
+    """
+
+    rank: int
+    seconds: float
+    device: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChunkReport:
+    """Facts about one chunk, the same on every rank except `rank` and `seconds`.
+
+    Attributes
+    ----------
+    rank : int
+        Rank of the worker that reports.
+    chunk : int
+        Number of the chunk; 0 is the start, which holds no draws.
+    phase : {"start", "warmup", "draws"}
+        What the chunk's steps were for; a chunk never spans two phases.
+    step : int
+        Steps done since the start of the run, warm-up included, when the chunk ended.
+    num_steps : int
+        Steps in this chunk.
+    digest : str
+        Hash of the replicated state and of the chunk's draws; ranks that disagree have drifted.
+    seconds : float
+        Wall time of the compiled call.
+    step_size : float
+        Step size after the chunk.
+    num_integration_steps : float
+        Mean number of integration steps over the chunk.
+    acceptance_rate : float
+        Mean over steps and chains.
+    num_divergent, num_nonfinite : int
+        Transitions in the chunk that diverged, and those whose proposal had no finite log-density.
+    """
+
+    rank: int
+    chunk: int
+    phase: Phase
+    step: int
+    num_steps: int
+    digest: str
+    seconds: float
+    step_size: float
+    num_integration_steps: float
+    acceptance_rate: float
+    num_divergent: int
+    num_nonfinite: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChunkArrays:
+    """Draws and state of one chunk on the host, identical on every rank.
+
+    Attributes
+    ----------
+    chunk : int
+        Number of the chunk.
+    phase : {"start", "warmup", "draws"}
+        What the steps were for.
+    first_step : int
+        Steps done before the chunk.
+    draws : dict of float64 array, each (num_chains, num_steps, *event)
+        Constrained parameters by name.
+    unconstrained : float64 array (num_chains, num_steps, num_dimensions)
+        The same draws as positions.
+    stats : dict of array, each (num_chains, num_steps)
+        `logdensity`, `acceptance_rate`, `step_size`, `num_integration_steps`, `is_divergent`, `energy`,
+        `energy_error`.
+    state : dict of array
+        All that a resumed run needs, by name.
+    """
+
+    chunk: int
+    phase: Phase
+    first_step: int
+    draws: dict[str, NumpyArray]
+    unconstrained: NumpyArray
+    stats: dict[str, NumpyArray]
+    state: dict[str, NumpyArray]

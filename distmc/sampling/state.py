@@ -1,0 +1,67 @@
+"""The state of a run: all that its next step needs, the same on every worker."""
+
+import hashlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from distmc.adaptation.warmup import WarmupState
+from distmc.kernels.hmc import HMCState
+from distmc.types import Array, NumpyArray, PyTree
+
+
+class RunState(NamedTuple):
+    """Where a run is.
+
+    Attributes
+    ----------
+    step : int32 scalar
+        Steps done, warm-up included.
+    kernel : HMCState
+        Where the chains are.
+    warmup : WarmupState
+        What they have learned.
+    """
+
+    step: Array
+    kernel: HMCState
+    warmup: WarmupState
+
+
+def to_arrays(state: PyTree) -> dict[str, NumpyArray]:
+    """Name the leaves of a host state by their path, for the run directory."""
+    return {_name(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def from_arrays(arrays: dict[str, NumpyArray], like: PyTree) -> PyTree:
+    """Rebuild a state from named leaves.
+
+    Parameters
+    ----------
+    arrays : dict of array
+        What `to_arrays` returned.
+    like : pytree
+        A state, or shapes, of the same structure.
+
+    Raises
+    ------
+    KeyError
+        If a leaf is missing.
+    """
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    return jax.tree.unflatten(structure, [arrays[_name(path)] for path, _ in paths])
+
+
+def digest(tree: PyTree) -> str:
+    """Hash the bytes of host arrays; equal on two workers if and only if all bits are."""
+    hashed = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        hashed.update(f"{_name(path)}:{array.dtype.str}:{array.shape};".encode())
+        hashed.update(array.tobytes())
+    return hashed.hexdigest()
+
+
+def _name(path: tuple[object, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -1,0 +1,280 @@
+"""One process's share of a run: the waist between the data plane and the control plane.
+
+A worker is driven by chunk calls. It knows its rank, its rows and the run's state, which is the same in all
+workers; it knows neither Ray nor files.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from distmc.data.blocks import plan_blocks
+from distmc.data.data import Data
+from distmc.errors import SpecError, StartError
+from distmc.model.density import cast_floats, likelihood_dtype
+from distmc.model.model import Model
+from distmc.model.start import starting_positions
+from distmc.model.transforms import Unconstrainer
+from distmc.parallel.logdensity import pack_shard
+from distmc.parallel.mesh import build_mesh, replicate, shard, to_host
+from distmc.parallel.tree import ReductionPlan
+from distmc.sampling.compiled import CompiledProgram, compile_program
+from distmc.sampling.program import Trace
+from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport, Phase
+from distmc.sampling.rng import seed_key
+from distmc.sampling.state import RunState, digest, from_arrays, to_arrays
+from distmc.spec import RunSpec
+from distmc.types import NumpyArray, PyTree
+
+# Draws are constrained in slabs of one static size, so that chunks of any length compile once.
+_SLAB = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkerTask:
+    """What all workers of a run are given.
+
+    Attributes
+    ----------
+    spec : RunSpec
+        With `num_blocks` decided.
+    model : Model
+    data : Data
+    initial : mapping of array, or None
+        Starting values; see `starting_positions`.
+    resume_state : dict of array, or None
+        State to go on from, as `ChunkArrays.state` has it.
+    """
+
+    spec: RunSpec
+    model: Model
+    data: Data
+    initial: Mapping[str, Any] | None = None
+    resume_state: dict[str, NumpyArray] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+    """The last chunk on the host."""
+
+    number: int
+    phase: Phase
+    first_step: int
+    state: RunState
+    trace: Trace
+
+
+class Worker:
+    """One process of a run.
+
+    Parameters
+    ----------
+    task : WorkerTask
+        The run.
+    rank : int
+        Of this worker.
+    num_workers : int
+        Of the run's present generation.
+
+    Notes
+    -----
+    Communication: only `start` and `advance` exchange anything with other workers.
+    Invariance: chunks are the same on every rank and for every number of workers, to the bit.
+    """
+
+    _mesh: Mesh
+    _packed: PyTree
+    _shard: PyTree
+    _constants: PyTree
+    _program: CompiledProgram
+    _state: RunState
+    _last: _Chunk
+
+    def __init__(self, task: WorkerTask, rank: int, num_workers: int) -> None:
+        self._task = task
+        self._rank = rank
+        self._num_workers = num_workers
+
+    def load(self) -> None:
+        """Pack this worker's rows on the host; uses no device.
+
+        Raises
+        ------
+        SpecError
+            If there are more workers than blocks.
+        """
+        spec, data = self._task.spec, self._task.data
+        blocks = plan_blocks(data, spec.num_blocks)
+        require_enough_blocks(self._num_workers, blocks.num_blocks)
+        self._plan = ReductionPlan(num_blocks=blocks.num_blocks, num_workers=self._num_workers)
+        self._packed = pack_shard(data, blocks, self._plan, self._rank, spec.precision)
+
+    def compile(self) -> CompileReport:
+        """Put the rows on the device and compile the program; every worker of the run must be connected."""
+        began = time.monotonic()
+        task = self._task
+        with jax.enable_x64(True):
+            devices = _one_device_per_worker(self._num_workers)
+            self._mesh = build_mesh(devices)
+            self._shard = jax.tree.map(lambda rows: shard(self._mesh, rows), self._packed)
+            constants = cast_floats(task.data.constants or {}, likelihood_dtype(task.spec.precision))
+            self._constants = replicate(self._mesh, constants)
+            self._program = compile_program(
+                task.spec, task.model, self._plan, self._mesh, self._shard, self._constants
+            )
+            self._key_data = replicate(self._mesh, jax.random.key_data(seed_key(task.spec.seed)))
+            self._unconstrainer = Unconstrainer(task.model)
+            self._constrain = jax.jit(jax.vmap(jax.vmap(lambda flat: self._unconstrainer.constrain(flat)[0])))
+        del self._packed
+        own = next(device for device in devices if device.process_index == jax.process_index())
+        return CompileReport(rank=self._rank, seconds=time.monotonic() - began, device=own.device_kind)
+
+    def start(self) -> ChunkReport:
+        """Evaluate the starting positions, or take up the state of an earlier run; chunk 0, without draws.
+
+        Raises
+        ------
+        StartError
+            If log-density or gradient of a chain is not finite.
+        """
+        began = time.monotonic()
+        task = self._task
+        with jax.enable_x64(True):
+            if task.resume_state is None:
+                position = starting_positions(task.model, task.spec.num_chains, task.spec.seed, task.initial)
+                self._state = self._program.start(replicate(self._mesh, position), self._shard, self._constants)
+            else:
+                self._state = replicate(self._mesh, from_arrays(task.resume_state, self._program.state))
+            state = to_host(self._state)
+        _require_finite(state)
+        nothing = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape[1:]), leaf.dtype), self._program.trace)
+        self._last = _Chunk(0, "start", int(state.step), state, nothing)
+        return self._report(began)
+
+    def advance(self, num_steps: int) -> ChunkReport:
+        """Take steps together with the other workers.
+
+        Parameters
+        ----------
+        num_steps : int
+            At least 1 and the same on every rank. Fewer are taken where warm-up or the run would end, or where the
+            device has no room for more draws.
+        """
+        began = time.monotonic()
+        spec, first_step = self._task.spec, int(self._last.state.step)
+        phase: Phase = "warmup" if first_step < spec.num_warmup else "draws"
+        end = spec.num_warmup + (spec.num_draws if phase == "draws" else 0)
+        capacity = self._program.trace.logdensity.shape[0]
+        num_steps = max(0, min(num_steps, end - first_step, capacity))
+        with jax.enable_x64(True):
+            self._state, trace = self._program.advance(
+                self._key_data,
+                self._state,
+                replicate(self._mesh, np.asarray(num_steps, np.int32)),
+                self._shard,
+                self._constants,
+            )
+            state, trace = to_host((self._state, trace))
+        trace = jax.tree.map(lambda kept: kept[:num_steps], trace)
+        self._last = _Chunk(self._last.number + 1, phase, first_step, state, trace)
+        return self._report(began)
+
+    def collect(self) -> ChunkArrays:
+        """Return the last chunk's draws and the state after it; any rank gives the same."""
+        last, trace = self._last, self._last.trace
+        num_steps, num_chains = trace.logdensity.shape
+        per_step = {"step_size": trace.step_size, "num_integration_steps": trace.num_integration_steps}
+        per_chain = {name: getattr(trace, name) for name in _CHAIN_STATS}
+        stats = per_chain | {name: np.repeat(kept[:, None], num_chains, axis=1) for name, kept in per_step.items()}
+        return ChunkArrays(
+            chunk=last.number,
+            phase=last.phase,
+            first_step=last.first_step,
+            draws=self._constrained_draws(trace.position),
+            unconstrained=_chains_first(trace.position),
+            stats={name: _chains_first(kept) for name, kept in stats.items()},
+            state=to_arrays(last.state),
+        )
+
+    def _constrained_draws(self, position: NumpyArray) -> dict[str, NumpyArray]:
+        num_steps = position.shape[0]
+        slabs = []
+        with jax.enable_x64(True):
+            for first in range(0, max(num_steps, 1), _SLAB):
+                slab = position[first : first + _SLAB]
+                padding = [(0, _SLAB - slab.shape[0]), (0, 0), (0, 0)]
+                slabs.append(jax.tree.map(np.asarray, self._constrain(np.pad(slab, padding))))
+        return {
+            name: _chains_first(np.concatenate([slab[name] for slab in slabs])[:num_steps])
+            for name in self._unconstrainer.shapes
+        }
+
+    def _report(self, began: float) -> ChunkReport:
+        last, trace = self._last, self._last.trace
+        log_step_size = last.state.warmup.step_size.log_step_size
+        return ChunkReport(
+            rank=self._rank,
+            chunk=last.number,
+            phase=last.phase,
+            step=int(last.state.step),
+            num_steps=int(trace.logdensity.shape[0]),
+            digest=digest((last.state, trace)),
+            seconds=time.monotonic() - began,
+            step_size=float(trace.step_size[-1]) if trace.step_size.size else float(np.exp(log_step_size)),
+            num_integration_steps=float(np.mean(trace.num_integration_steps)) if trace.step_size.size else 0.0,
+            acceptance_rate=float(np.mean(trace.acceptance_rate)) if trace.step_size.size else 1.0,
+            num_divergent=int(np.sum(trace.is_divergent)),
+            num_nonfinite=int(np.sum(trace.is_nonfinite)),
+        )
+
+
+_CHAIN_STATS = ("logdensity", "acceptance_rate", "is_divergent", "energy", "energy_error")
+
+
+def require_enough_blocks(num_workers: int, num_blocks: int) -> None:
+    """Refuse more workers than blocks.
+
+    Raises
+    ------
+    SpecError
+        Says how many there are of each.
+    """
+    if num_workers > num_blocks:
+        raise SpecError(
+            f"{num_workers} workers were asked for, but the rows are cut into {num_blocks} blocks and a worker needs at "
+            f"least one; use at most {num_blocks} workers, or a larger `num_blocks` (which changes the last bits)."
+        )
+
+
+def _one_device_per_worker(num_workers: int) -> list[jax.Device]:
+    """Return the devices by rank; a process that is alone uses its first."""
+    devices = jax.devices()[:1] if num_workers == 1 else jax.devices()
+    processes = [device.process_index for device in devices]
+    if len(devices) != num_workers or len(set(processes)) != num_workers:
+        raise RuntimeError(
+            f"{num_workers} workers need one device each, but their processes {processes} show {len(devices)} devices."
+        )
+    return sorted(devices, key=lambda device: device.process_index)
+
+
+def _chains_first(kept: NumpyArray) -> NumpyArray:
+    """Swap (step, chain, ...) to (chain, step, ...)."""
+    return np.ascontiguousarray(np.swapaxes(kept, 0, 1))
+
+
+def _require_finite(state: RunState) -> None:
+    kernel = state.kernel
+    is_good = np.isfinite(kernel.logdensity) & np.all(np.isfinite(kernel.logdensity_grad), axis=1)
+    if not np.all(is_good):
+        bad = np.flatnonzero(~is_good)
+        shown = ", ".join(f"chain {chain}: log-density {kernel.logdensity[chain]}" for chain in bad[:3])
+        raise StartError(
+            f"{bad.size} of {is_good.size} chains start where the log-density or its gradient is not finite ({shown}). "
+            "A chain can only start inside the support of prior and likelihood; give starting values with `initial`, "
+            "or a prior that keeps away from impossible parameters."
+        )

@@ -1,0 +1,246 @@
+"""What a person asks for: frozen, keyword-only values, validated once, saved with the run.
+
+Nothing below this module reads the environment or a global; whatever steers a run stands in its `RunSpec`
+(which draws) or its placement, `Local` or `Ray` (where they are computed, which never changes a draw).
+"""
+
+import dataclasses
+import json
+from typing import Any, Literal, TypeAlias, get_args
+
+from distmc.errors import SpecError
+
+MetricKind: TypeAlias = Literal["auto", "diagonal", "dense"]
+Precision: TypeAlias = Literal["mixed", "float64"]
+Reduction: TypeAlias = Literal["ordered", "fast"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HMC:
+    """Hamiltonian Monte Carlo with a fixed mean trajectory length, jittered and shared by all chains.
+
+    Attributes
+    ----------
+    trajectory_length : float
+        Mean integration time of a trajectory in whitened coordinates, where a quarter period of a Gaussian
+        posterior is pi / 2.
+    jitter : float
+        Each trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
+        low-discrepancy sequence, the same for all chains. Guards against resonance.
+    target_acceptance_rate : float
+        Harmonic mean of the acceptance rate over chains that the step size is tuned for.
+    metric : {"auto", "diagonal", "dense"}
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+    max_integration_steps : int
+        Upper limit of integration steps in one trajectory.
+    """
+
+    trajectory_length: float = 1.5707963267948966
+    jitter: float = 0.5
+    target_acceptance_rate: float = 0.8
+    metric: MetricKind = "auto"
+    max_integration_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        _require_positive(self, "trajectory_length")
+        _require_sampler_ranges(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChEES:
+    """Hamiltonian Monte Carlo whose shared trajectory length is learned by the ChEES criterion; the default.
+
+    Attributes
+    ----------
+    initial_trajectory_length : float
+        Mean integration time at the start, in whitened coordinates.
+    jitter : float
+        Each trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
+        low-discrepancy sequence, the same for all chains.
+    target_acceptance_rate : float
+        Harmonic mean of the acceptance rate over chains that the step size is tuned for.
+    metric : {"auto", "diagonal", "dense"}
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+    max_integration_steps : int
+        Upper limit of integration steps in one trajectory.
+    """
+
+    initial_trajectory_length: float = 1.0
+    jitter: float = 0.5
+    target_acceptance_rate: float = 0.8
+    metric: MetricKind = "auto"
+    max_integration_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        _require_positive(self, "initial_trajectory_length")
+        _require_sampler_ranges(self)
+
+
+Sampler: TypeAlias = HMC | ChEES
+SAMPLERS: dict[str, type[HMC] | type[ChEES]] = {"HMC": HMC, "ChEES": ChEES}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """Everything that decides the draws, apart from model, data and starting values.
+
+    Attributes
+    ----------
+    sampler : HMC or ChEES
+        The algorithm and its settings.
+    num_chains : int
+        Chains that run in lockstep.
+    num_warmup, num_draws : int
+        Steps per chain that tune the sampler, and steps per chain that are kept.
+    seed : int
+        Seed of every random number of the run.
+    precision : {"mixed", "float64"}
+        `mixed` evaluates rows in float32 and adds them in float64; `float64` does all of it in double.
+    num_blocks : int or None
+        Fixed number of logical blocks that the rows are cut into, a power of two, at least the largest number
+        of workers the run should ever use. None: chosen from the data alone.
+    reduction : {"ordered", "fast"}
+        `ordered` adds blocks along one fixed tree, so that draws do not depend on the number of workers;
+        `fast` leaves the order to the library. For comparison in benchmarks.
+    """
+
+    sampler: Sampler = dataclasses.field(default_factory=ChEES)
+    num_chains: int = 32
+    num_warmup: int = 500
+    num_draws: int = 500
+    seed: int = 0
+    precision: Precision = "mixed"
+    num_blocks: int | None = None
+    reduction: Reduction = "ordered"
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if not isinstance(self.sampler, get_args(Sampler)):
+            raise SpecError(
+                f"`sampler={self.sampler!r}` is not a sampler; give one of "
+                + ", ".join(f"distmc.{name}()" for name in SAMPLERS)
+            )
+        _require_count(self, "num_chains", minimum=2, why="tuning and R-hat compare chains")
+        _require_count(self, "num_warmup", minimum=0)
+        _require_count(self, "num_draws", minimum=1)
+        _require_count(self, "seed", minimum=0)
+        _require_choice(self, "precision", get_args(Precision))
+        _require_choice(self, "reduction", get_args(Reduction))
+        if self.num_blocks is not None:
+            _require_count(self, "num_blocks", minimum=1)
+            if self.num_blocks & (self.num_blocks - 1):
+                below = 1 << (self.num_blocks.bit_length() - 1)
+                raise SpecError(
+                    f"`num_blocks={self.num_blocks}` is not a power of two, which the fixed summation tree needs; "
+                    f"choose {below} or {2 * below}."
+                )
+
+    def to_json(self) -> str:
+        """Return the spec as JSON text that `from_json` turns back into an equal spec."""
+        fields = dataclasses.asdict(self)
+        fields["sampler"] = {"name": type(self.sampler).__name__, **fields["sampler"]}
+        return json.dumps(fields, indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunSpec":
+        """Read back what `to_json` wrote.
+
+        Raises
+        ------
+        SpecError
+            If the text is not a spec of this version.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            settings = fields.pop("sampler")
+            sampler = SAMPLERS[settings.pop("name")](**settings)
+            return cls(sampler=sampler, **fields)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, SpecError):
+                raise
+            raise SpecError(f"This text is not a run specification of this version of distmc: {error!r}.") from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Local:
+    """Run in this process, on this machine's first device, without Ray."""
+
+    @property
+    def num_workers(self) -> int:
+        """Return 1: this process."""
+        return 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ray:
+    """Run on a Ray cluster, one actor a device.
+
+    Attributes
+    ----------
+    num_workers : int
+        Actors that share the rows.
+    num_cpus_per_worker : int
+        Cores reserved for, and used by, each worker.
+    num_gpus_per_worker : int
+        0 or 1: a worker owns one device.
+    address : str or None
+        Address of a running cluster, `"auto"` to find one, or `"local"` to start one on this machine.
+        None: the cluster this process is already connected to or was submitted to, else a local one.
+    start_timeout_seconds : float
+        Longest wait for the cluster to place all workers.
+    hang_timeout_seconds : float
+        Silence of all workers, in one chunk, after which the run is given up.
+    """
+
+    num_workers: int = 2
+    num_cpus_per_worker: int = 1
+    num_gpus_per_worker: int = 0
+    address: str | None = None
+    start_timeout_seconds: float = 120.0
+    hang_timeout_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        _require_count(self, "num_workers", minimum=1)
+        _require_count(self, "num_cpus_per_worker", minimum=1)
+        _require_count(self, "num_gpus_per_worker", minimum=0)
+        if self.num_gpus_per_worker > 1:
+            raise SpecError(
+                f"`num_gpus_per_worker={self.num_gpus_per_worker}`: a worker owns one device; "
+                "ask for more workers instead."
+            )
+        _require_positive(self, "start_timeout_seconds")
+        _require_positive(self, "hang_timeout_seconds")
+
+
+Placement: TypeAlias = Local | Ray
+
+
+def _require_sampler_ranges(sampler: Sampler) -> None:
+    if not 0.0 <= sampler.jitter < 1.0:
+        raise SpecError(f"`jitter={sampler.jitter!r}` must be at least 0 and below 1.")
+    if not 0.0 < sampler.target_acceptance_rate < 1.0:
+        raise SpecError(f"`target_acceptance_rate={sampler.target_acceptance_rate!r}` must lie between 0 and 1.")
+    _require_choice(sampler, "metric", get_args(MetricKind))
+    _require_count(sampler, "max_integration_steps", minimum=1)
+
+
+def _require_count(owner: object, name: str, *, minimum: int, why: str = "") -> None:
+    value = getattr(owner, name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        reason = f" ({why})" if why else ""
+        raise SpecError(f"`{name}={value!r}` must be a whole number of at least {minimum}{reason}.")
+
+
+def _require_positive(owner: object, name: str) -> None:
+    value = getattr(owner, name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise SpecError(f"`{name}={value!r}` must be a positive, finite number.")
+
+
+def _require_choice(owner: object, name: str, choices: tuple[str, ...]) -> None:
+    value = getattr(owner, name)
+    if value not in choices:
+        raise SpecError(f"`{name}={value!r}` is not one of {', '.join(repr(choice) for choice in choices)}.")

@@ -1,0 +1,131 @@
+"""What run.json says about a run."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias, get_args
+
+from distmc.errors import InputError, RunDirectoryError
+from distmc.spec import RunSpec
+from distmc.storage.schema import Layout
+
+Status: TypeAlias = Literal["running", "finished", "failed", "interrupted"]
+
+FORMAT = 1
+"""Version of the layout of a run directory."""
+
+_LIBRARIES = ("distmc", "jax", "jaxlib", "numpyro", "numpy", "ray", "netCDF4", "xarray")
+
+
+def now() -> str:
+    """Return the time in UTC as ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that decide draws, without importing them."""
+    versions = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            versions[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            versions[library] = "unknown"
+    return versions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One membership of workers.
+
+    Attributes
+    ----------
+    number : int
+        0 for the workers that began the run.
+    reason : str
+        Why this membership was formed.
+    nodes : tuple of str
+        Node of each worker, by rank.
+    started_at : str
+        Time in UTC, ISO 8601.
+    """
+
+    number: int
+    reason: str
+    nodes: tuple[str, ...]
+    started_at: str = dataclasses.field(default_factory=now)
+
+    def __post_init__(self) -> None:
+        """Turn a list, as JSON has it, into a tuple."""
+        object.__setattr__(self, "nodes", tuple(self.nodes))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """All facts about a run that are not draws.
+
+    Attributes
+    ----------
+    spec : RunSpec
+        What was asked for.
+    model_fingerprint, data_fingerprint : str
+        Hashes that a resumed run must meet again.
+    layout : Layout
+        Shapes, axes and labels of the parameters.
+    versions : mapping of str to str
+        Versions of Python and libraries.
+    status : {"running", "finished", "failed", "interrupted"}
+        How far the run came.
+    generations : tuple of Generation
+        The memberships of workers so far.
+    timings : mapping of str to float
+        Seconds by what they were spent on.
+    created_at : str
+        Time in UTC, ISO 8601.
+    """
+
+    spec: RunSpec
+    model_fingerprint: str
+    data_fingerprint: str
+    layout: Layout
+    versions: Mapping[str, str] = dataclasses.field(default_factory=library_versions)
+    status: Status = "running"
+    generations: tuple[Generation, ...] = ()
+    timings: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    created_at: str = dataclasses.field(default_factory=now)
+
+    def to_json(self) -> str:
+        """Return JSON text that `from_json` turns back into an equal record."""
+        fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields["spec"] = json.loads(self.spec.to_json())
+        fields["layout"] = self.layout.to_dict()
+        fields["generations"] = [dataclasses.asdict(generation) for generation in self.generations]
+        return json.dumps({"format": FORMAT, **fields}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunRecord":
+        """Read back what `to_json` wrote.
+
+        Raises
+        ------
+        RunDirectoryError
+            If the text is not a record that this version understands.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            version = fields.pop("format")
+            if version != FORMAT:
+                raise RunDirectoryError(
+                    f"The record has format {version!r}; this version of distmc reads format {FORMAT}. "
+                    "Use the version of distmc that wrote it."
+                )
+            if fields["status"] not in get_args(Status):
+                raise ValueError(f"unknown status {fields['status']!r}")
+            fields["spec"] = RunSpec.from_json(json.dumps(fields["spec"]))
+            fields["layout"] = Layout(**fields["layout"])
+            fields["generations"] = tuple(Generation(**generation) for generation in fields["generations"])
+            return cls(**fields)
+        except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+            raise RunDirectoryError(f"The record is not one of a distmc run: {error}.") from error

@@ -1,0 +1,359 @@
+"""A run on disk: who may write where, and what counts as committed.
+
+::
+
+    runs/words/
+      run.json          spec, versions, fingerprints, layout, generations, timings, status
+      chunks/000012.nc  committed draws and statistics
+      state/000012.nc   what a resumed run needs
+      posterior.nc      all chunks as one DataTree, once the run is finished
+
+A chunk counts from the moment its file has its final name; its state is written after it. A run that continues
+reads the latest state, discards the chunks beyond it and repeats them. One process writes; any number may read.
+"""
+
+import contextlib
+import dataclasses
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distmc.errors import RunDirectoryError
+from distmc.storage import assembly
+from distmc.storage.chunks import ChunkHeader, committed, numbered, write_chunk
+from distmc.storage.files import describe, flush_directory, remove, write_text
+from distmc.storage.netcdf import read_arrays, write_arrays
+from distmc.storage.record import Generation, RunRecord
+from distmc.storage.schema import Phase
+from distmc.types import NumpyArray
+
+RECORD, CHUNKS, STATE, POSTERIOR = "run.json", "chunks", "state", "posterior.nc"
+NUM_STATES_KEPT = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SavedState:
+    """What a resumed run continues from.
+
+    Attributes
+    ----------
+    chunk : int
+        Number of the chunk after which the state was saved.
+    step : int
+        Steps done by then.
+    arrays : dict of array
+        The state by name.
+    """
+
+    chunk: int
+    step: int
+    arrays: dict[str, NumpyArray]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """A directory that holds a run; made by `create` or `open`.
+
+    Attributes
+    ----------
+    path : Path
+        The directory.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], record: RunRecord) -> "RunDirectory":
+        """Make the directory of a new run; nothing is left behind when that is refused.
+
+        Parameters
+        ----------
+        path : str or path
+            A directory that does not exist yet or is empty; parents are made.
+        record : RunRecord
+            What run.json shall say.
+
+        Raises
+        ------
+        RunDirectoryError
+            If something is there already, or the directory cannot be written.
+        """
+        directory = cls(_local_path(path))
+        directory._refuse_taken(record)
+        made: list[Path] = []
+        try:
+            directory._claim(made)
+            directory.write_record(record)
+            flush_directory(directory.path.parent)
+        except BaseException:
+            _unmake(directory.path, made)
+            raise
+        return directory
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "RunDirectory":
+        """Open the directory of a run that exists.
+
+        Raises
+        ------
+        RunDirectoryError
+            If there is no run, or its record is damaged.
+        """
+        directory = cls(_local_path(path))
+        directory.read_record()
+        return directory
+
+    def read_record(self) -> RunRecord:
+        """Return what run.json says.
+
+        Raises
+        ------
+        RunDirectoryError
+            If it is missing or damaged.
+        """
+        file = self.path / RECORD
+        try:
+            return RunRecord.from_json(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunDirectoryError(
+                f"`{self.path}` holds no run: `{file}` does not exist. Give the directory that a run was written to."
+            ) from error
+        except RunDirectoryError as error:
+            raise RunDirectoryError(f"`{file}` cannot be used. {error}") from error
+        except OSError as error:
+            raise RunDirectoryError(f"`{file}` could not be read: {describe(error)}.") from error
+
+    def write_record(self, record: RunRecord) -> None:
+        """Replace run.json."""
+        write_text(self.path / RECORD, record.to_json())
+
+    def update(self, **changes: Any) -> RunRecord:
+        """Change fields of run.json, such as `status` or `timings`, and return the new record."""
+        record = dataclasses.replace(self.read_record(), **changes)
+        self.write_record(record)
+        return record
+
+    def add_generation(self, reason: str, nodes: tuple[str, ...]) -> Generation:
+        """Note that a new membership of workers begins; `nodes` names each worker's node by rank."""
+        generations = self.read_record().generations
+        generation = Generation(number=len(generations), reason=reason, nodes=nodes)
+        self.update(generations=(*generations, generation))
+        return generation
+
+    def write_chunk(
+        self,
+        *,
+        chunk: int,
+        phase: Phase,
+        first_step: int,
+        draws: Mapping[str, NumpyArray],
+        stats: Mapping[str, NumpyArray],
+        unconstrained: NumpyArray | None = None,
+        seconds: float = 0.0,
+    ) -> str:
+        """Commit a chunk; a chunk of the same number is replaced.
+
+        Parameters
+        ----------
+        chunk : int
+            Number of the chunk.
+        phase : {"start", "warmup", "draws"}
+            What its steps were for; one of "start" has none.
+        first_step : int
+            Steps done before the chunk.
+        draws : mapping of str to array, each (num_chains, num_steps, *event)
+            Constrained parameters by name.
+        stats : mapping of str to array, each (num_chains, num_steps)
+            Statistics by distmc's names.
+        unconstrained : array (num_chains, num_steps, num_dimensions), optional
+            The draws as positions; kept on disk only when given.
+        seconds : float, optional
+            Wall time that the chunk took.
+
+        Returns
+        -------
+        str
+            Checksum of the file's content.
+
+        Raises
+        ------
+        RunDirectoryError
+            If the arrays do not fit the run, or the file cannot be written.
+        """
+        return write_chunk(
+            self._file(CHUNKS, chunk),
+            self.read_record().layout,
+            chunk=chunk,
+            phase=phase,
+            first_step=first_step,
+            draws=draws,
+            stats=stats,
+            unconstrained=unconstrained,
+            seconds=seconds,
+        )
+
+    def chunks(self) -> list[ChunkHeader]:
+        """Return the headers of all committed chunks, in order.
+
+        Raises
+        ------
+        RunDirectoryError
+            If a chunk is missing between two others, or unreadable.
+        """
+        return committed(self.path / CHUNKS)
+
+    def write_state(self, *, chunk: int, step: int, state: Mapping[str, NumpyArray]) -> str:
+        """Save what a resumed run needs after `chunk`; the latest two are kept.
+
+        Parameters
+        ----------
+        chunk : int
+            Number of the chunk that has just been committed.
+        step : int
+            Steps done by then.
+        state : mapping of str to array
+            The state by name; a slash in a name makes groups.
+
+        Returns
+        -------
+        str
+            Checksum of the file's content.
+
+        Raises
+        ------
+        RunDirectoryError
+            If the file cannot be written.
+        """
+        checksum = write_arrays(self._file(STATE, chunk), state, {"chunk": int(chunk), "step": int(step)})
+        for file in list(numbered(self.path / STATE).values())[:-NUM_STATES_KEPT]:
+            remove(file)
+        return checksum
+
+    def read_state(self) -> SavedState:
+        """Return the latest undamaged state; warn of one that had to be passed over.
+
+        A run continued from an earlier state repeats the same draws, so passing over a damaged one costs only time;
+        `discard_chunks_after` has to follow.
+
+        Raises
+        ------
+        RunDirectoryError
+            If no state can be used.
+        """
+        problems: list[str] = []
+        for file in reversed(numbered(self.path / STATE).values()):
+            try:
+                arrays, facts = read_arrays(file)
+            except RunDirectoryError as error:
+                problems.append(str(error))
+                continue
+            if problems:
+                warnings.warn(f"{problems[0]} Using `{file}` instead.", stacklevel=2)
+            return SavedState(chunk=int(facts["chunk"]), step=int(facts["step"]), arrays=arrays)
+        raise RunDirectoryError(" ".join(problems) or f"`{self.path / STATE}` holds no state to continue from.")
+
+    def discard_chunks_after(self, chunk: int) -> None:
+        """Remove chunks and states beyond `chunk`, before a run continues from there."""
+        for number, file in reversed(numbered(self.path / CHUNKS).items()):
+            if number > chunk:
+                remove(file)
+        for number, file in numbered(self.path / STATE).items():
+            if number > chunk:
+                remove(file)
+
+    def finish(self) -> Path:
+        """Write posterior.nc from the committed chunks, then note in run.json that the run is finished.
+
+        Returns
+        -------
+        Path
+            Where posterior.nc is.
+
+        Raises
+        ------
+        RunDirectoryError
+            If a chunk is missing or damaged, or the file cannot be written.
+        """
+        record = dataclasses.replace(self.read_record(), status="finished")
+        assembly.write_posterior(self.posterior_file, record, self.chunks())
+        self.write_record(record)
+        return self.posterior_file
+
+    @property
+    def posterior_file(self) -> Path:
+        """Return where posterior.nc is, or will be."""
+        return self.path / POSTERIOR
+
+    def _file(self, folder: str, chunk: int) -> Path:
+        return self.path / folder / f"{chunk:06d}.nc"
+
+    def _claim(self, made: list[Path]) -> None:
+        """Make the directories, noting in `made` those that were not there before."""
+        try:
+            for directory in (*reversed(self.path.parents), self.path):
+                with contextlib.suppress(FileExistsError):
+                    if not directory.exists():
+                        directory.mkdir()
+                        made.append(directory)
+            # Of two processes that get this far at once, only one can make these.
+            for directory in (self.path / CHUNKS, self.path / STATE):
+                directory.mkdir()
+                made.append(directory)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"The run directory `{self.path}` could not be made: {describe(error)}. "
+                "Give a path that can be written and that no other run uses."
+            ) from error
+
+    def _refuse_taken(self, record: RunRecord) -> None:
+        try:
+            entries = sorted(entry.name for entry in self.path.iterdir())
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise RunDirectoryError(f"`{self.path}` cannot become a run directory: {describe(error)}.") from error
+        if RECORD in entries:
+            raise RunDirectoryError(_taken(self.path, self.read_record(), record))
+        if entries:
+            raise RunDirectoryError(
+                f"`{self.path}` is not empty (it holds {', '.join(entries[:3])}{', …' if entries[3:] else ''}) and is "
+                "no run. A run needs a directory of its own; give another path."
+            )
+
+
+def _taken(path: Path, old: RunRecord, new: RunRecord) -> str:
+    differing = [
+        kind for kind in ("model", "data") if getattr(old, f"{kind}_fingerprint") != getattr(new, f"{kind}_fingerprint")
+    ]
+    if differing:
+        names = " and ".join(differing)
+        return (
+            f"`{path}` holds a run of another {names}: its {names} fingerprint differs from the one given now. "
+            "Draws of different posteriors must not be mixed; give another path."
+        )
+    return (
+        f"`{path}` already holds a run of this model and data, begun {old.created_at}, status {old.status!r}. "
+        "Nothing was changed; give another path, or delete that directory first."
+    )
+
+
+def _local_path(path: str | os.PathLike[str]) -> Path:
+    text = os.fspath(path)
+    if "://" in text:
+        raise RunDirectoryError(
+            f"`{text}` is a web address; a run is written to a directory of a mounted file system, so that files can "
+            "be renamed in one step. Give a local path and copy the directory afterwards."
+        )
+    return Path(text).expanduser()
+
+
+def _unmake(path: Path, made: list[Path]) -> None:
+    """Remove again what a refused `create` made; a directory with somebody else's files stays."""
+    if path / CHUNKS in made:
+        with contextlib.suppress(OSError):
+            (path / RECORD).unlink(missing_ok=True)
+    for directory in reversed(made):
+        with contextlib.suppress(OSError):
+            directory.rmdir()

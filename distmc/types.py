@@ -1,0 +1,18 @@
+"""Names for the values that travel through distmc.
+
+Every array that belongs to the chains has the chain as its first axis. A *position* is the flat,
+unconstrained coordinate vector of all chains at once: ``(num_chains, num_dimensions)``, float64.
+"""
+
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+PyTree: TypeAlias = Any
+Array: TypeAlias = jax.Array
+NumpyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+"""A NumPy array of any type and shape."""
+
+ConstrainedParameters: TypeAlias = dict[str, Any]
+"""Parameter name to value on its own support; what a log-likelihood is given."""

@@ -1,0 +1,77 @@
+"""What all tests share: a home of their own, and one small Ray cluster for those that ask for it."""
+
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Iterator
+
+import pytest
+
+# Ray writes access tokens into the home directory and JAX picks its platform when first imported, so both have to be
+# settled before any test module is.
+_HOME = tempfile.TemporaryDirectory(prefix="distmc-home-")
+os.environ["HOME"] = _HOME.name
+os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.pop("RAY_ADDRESS", None)
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the processes below `pid`, zombies left out."""
+    parents = {}
+    for directory in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            # The name in parentheses may hold spaces.
+            state, parent = (directory / "stat").read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if state != "Z":
+            parents[int(directory.name)] = int(parent)
+    found: set[int] = set()
+    below = {pid}
+    while below:
+        below = {child for child, parent in parents.items() if parent in below} - found
+        found |= below
+    return found
+
+
+def is_running(pid: int) -> bool:
+    """Say whether a process exists and is no zombie."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until_gone(pids: set[int], seconds: float) -> set[int]:
+    """Return which of the processes are still there after at most `seconds`."""
+    deadline = time.monotonic() + seconds
+    while (left := {pid for pid in pids if is_running(pid)}) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+class ProcessTree:
+    """Looks at the processes of this machine."""
+
+    descendants = staticmethod(descendants)
+    wait_until_gone = staticmethod(wait_until_gone)
+
+
+@pytest.fixture(scope="session")
+def process_tree() -> ProcessTree:
+    """Give tests a look at the processes of this machine."""
+    return ProcessTree()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """Connect this process to a Ray cluster of four (nominal) cores; afterwards nothing of it may be left."""
+    ray = pytest.importorskip("ray")
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    started = descendants(os.getpid())
+    ray.shutdown()
+    left = wait_until_gone(started, 15.0)
+    assert not left, f"processes of the Ray cluster are left: {left}"

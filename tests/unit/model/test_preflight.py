@@ -1,0 +1,261 @@
+"""What `check` and `cheap_checks` find, one defect at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+from distmc.data.blocks import plan_blocks
+from distmc.data.data import Data
+from distmc.errors import DataError, ModelError, StartError
+from distmc.model.density import serial_logdensity
+from distmc.model.model import Model
+from distmc.model.preflight import cheap_checks, check
+from distmc.model.transforms import Unconstrainer
+from distmc.spec import RunSpec
+
+NAMES = ["parameters", "data", "likelihood", "finite", "gradient", "rows add up", "precision"]
+
+
+def with_likelihood(model, function):
+    return Model(model.parameters, function, model.log_prior)
+
+
+def outcomes(report):
+    return {finding.name: finding.outcome for finding in report.findings}
+
+
+def message_of(report, name):
+    return next(finding.message for finding in report.findings if finding.name == name and finding.outcome != "ok")
+
+
+def test_a_sound_model_passes_and_its_figures_are_told(linear_model, linear_data):
+    with jax.enable_x64(False):
+        report = check(linear_model, linear_data)
+        assert jnp.ones(()).dtype == jnp.float32
+    assert report.ok
+    assert [finding.name for finding in report.findings] == NAMES
+    assert set(outcomes(report).values()) == {"ok"}
+    assert report.figures["num_rows"] == 50
+    assert report.figures["num_blocks"] == 8
+    assert report.figures["num_dimensions"] == 4
+    assert report.figures["likelihood_form"] == "rows"
+    assert report.figures["likelihood_dtype"] == "float32"
+    text = str(report)
+    assert text.startswith("distmc check: ready to sample")
+    assert len(text.splitlines()) == 1 + len(NAMES)
+    assert "50 rows in 8 blocks of 7 rows" in text
+
+
+def test_a_mapping_is_data_and_bad_data_is_a_finding_of_check_but_an_error_of_cheap_checks(linear_model, linear_data):
+    assert check(linear_model, dict(linear_data.rows)).ok
+    bad = {"x": np.ones((3, 2)), "y": np.ones(2)}
+    report = check(linear_model, bad)
+    assert not report.ok
+    assert "disagree in their number of rows" in message_of(report, "data")
+    with pytest.raises(DataError, match="disagree in their number of rows"):
+        cheap_checks(linear_model, bad)
+
+
+def test_a_failed_essential_check_ends_the_others(linear_model, linear_data):
+    model = with_likelihood(linear_model, lambda params, data: data["y"][:, None])
+    report = check(model, linear_data)
+    assert outcomes(report) == {
+        "parameters": "ok",
+        "data": "ok",
+        "likelihood": "failed",
+        **dict.fromkeys(["finite", "gradient", "rows add up", "precision"], "skipped"),
+    }
+    assert str(report).startswith("distmc check: 1 check failed")
+    with pytest.raises(ModelError, match=r"returned shape \(7, 1\) for 7 rows"):
+        cheap_checks(model, linear_data)
+
+
+def test_an_impossible_prior_is_named(linear_model, linear_data):
+    priors = {**linear_model.parameters, "odd": dist.Normal(0.0, -1.0, validate_args=False)}
+    with pytest.raises(ModelError, match=r"The prior `Normal` of parameter `odd` has log-density nan at odd ="):
+        cheap_checks(Model(priors, linear_model.log_likelihood), linear_data)
+
+
+def test_a_log_prior_that_is_not_finite_is_named(linear_model, linear_data):
+    model = Model(linear_model.parameters, linear_model.log_likelihood, lambda params: jnp.log(-params["scale"]))
+    with pytest.raises(ModelError, match="`log_prior` has log-density nan"):
+        cheap_checks(model, linear_data)
+
+
+def test_a_row_that_is_never_finite_is_named(linear_model, linear_data):
+    def likelihood(params, data):
+        return jnp.where(data["row"] == 33, -jnp.inf, linear_model.log_likelihood(params, data))
+
+    data = Data(rows={**linear_data.rows, "row": np.arange(50)})
+    with pytest.raises(ModelError, match=r"finite at none of 4 starting positions, all 50 rows: .* is -inf for row 33"):
+        cheap_checks(with_likelihood(linear_model, likelihood), data)
+
+
+def test_starting_positions_that_are_sometimes_bad_are_a_warning_and_initial_values_cure_it(linear_model, linear_data):
+    def likelihood(params, data):
+        return jnp.where(params["intercept"] > 0, linear_model.log_likelihood(params, data), jnp.nan)
+
+    model = with_likelihood(linear_model, likelihood)
+    findings = cheap_checks(model, linear_data)
+    (warning,) = [finding for finding in findings if finding.outcome == "warning"]
+    assert warning.name == "finite"
+    assert "other `initial` values" in warning.message
+    cured = cheap_checks(model, linear_data, initial={"intercept": 1.0})
+    assert all(finding.outcome == "ok" for finding in cured)
+    with pytest.raises(ModelError, match="finite at none"):
+        cheap_checks(model, linear_data, initial={"intercept": -1.0})
+
+
+def test_initial_values_for_each_chain_are_taken_and_bad_ones_refused(linear_model, linear_data):
+    spec = RunSpec(num_chains=6)
+    assert check(linear_model, linear_data, spec, initial={"scale": np.linspace(0.5, 2, 6)}).ok
+    with pytest.raises(StartError, match="outside the support"):
+        cheap_checks(linear_model, linear_data, spec, initial={"scale": -1.0})
+    report = check(linear_model, linear_data, spec, initial={"scale": -1.0})
+    assert "outside the support" in message_of(report, "parameters")
+
+
+def wrong_custom_gradient(params, data):
+    @jax.custom_vjp
+    def square(x):
+        return x**2
+
+    square.defvjp(lambda x: (x**2, x), lambda x, cotangent: (x * cotangent,))
+    return -square(data["y"] - params["intercept"])
+
+
+BAD_GRADIENTS = {
+    "stopped": (
+        lambda p, d: -((d["y"] - jax.lax.stop_gradient(p["intercept"])) ** 2),
+        "along parameter `intercept`",
+    ),
+    "custom": (wrong_custom_gradient, "along parameter `intercept`"),
+    "not finite": (
+        lambda p, d: d["y"] * p["intercept"] + jnp.where(d["y"] > 0, jnp.sqrt(p["scale"] * 0), 0),
+        "its gradient is nan in 1 of 4 coordinates, the first `scale`",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GRADIENTS)
+def test_a_wrong_gradient_is_found(linear_model, linear_data, case):
+    function, message = BAD_GRADIENTS[case]
+    report = check(with_likelihood(linear_model, function), linear_data)
+    assert outcomes(report)["gradient"] == "failed"
+    assert message in message_of(report, "gradient")
+
+
+@pytest.mark.parametrize(
+    ("combine", "message"),
+    [
+        (lambda rows: rows - rows.mean(), "A contribution must depend on its own row alone"),
+        (lambda rows: rows.mean(), "It must return the sum over rows: no mean"),
+        (lambda rows: rows.sum() - 3.0, "such as a prior, which would be counted once a row"),
+    ],
+)
+def test_rows_that_do_not_add_up_are_found(linear_model, linear_data, combine, message):
+    model = with_likelihood(linear_model, lambda p, d: combine(linear_model.log_likelihood(p, d)))
+    report = check(model, linear_data)
+    assert outcomes(report)["rows add up"] == "failed"
+    assert message in message_of(report, "rows add up")
+
+
+def ragged_data():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 9, 40)
+    x = np.where(np.arange(9) < lengths[:, None], rng.normal(size=(40, 9)), 7.0)
+    return Data(rows={"x": x, "n": lengths}, length="n")
+
+
+def test_steps_beyond_a_rows_length_are_found():
+    def careful(params, data):
+        terms = -((data["x"] - params["mean"]) ** 2)
+        return jnp.where(jnp.arange(data["x"].shape[1]) < data["n"][:, None], terms, 0).sum(axis=1)
+
+    def careless(params, data):
+        return -((data["x"] - params["mean"]) ** 2).sum(axis=1)
+
+    assert check(Model({"mean": dist.Normal()}, careful), ragged_data()).ok
+    report = check(Model({"mean": dist.Normal()}, careless), ragged_data())
+    assert "steps is" in message_of(report, "rows add up")
+    assert "no step beyond a row's length" in message_of(report, "rows add up")
+
+
+def test_a_likelihood_whose_form_depends_on_the_length_is_refused():
+    def likelihood(params, data):
+        terms = -((data["x"] - params["mean"]) ** 2)
+        return terms.sum() if data["x"].shape[1] == 8 else terms.sum(axis=1)
+
+    with pytest.raises(ModelError, match="it must always return the same kind"):
+        cheap_checks(Model({"mean": dist.Normal()}, likelihood), ragged_data())
+
+
+def test_a_sum_is_told_to_be_evaluated_row_by_row(linear_model, linear_data):
+    model = with_likelihood(linear_model, lambda p, d: linear_model.log_likelihood(p, d).sum())
+    report = check(model, linear_data)
+    assert report.ok
+    assert outcomes(report)["likelihood"] == "note"
+    assert "row by row" in message_of(report, "likelihood")
+    assert report.figures["likelihood_form"] == "sum"
+
+
+def test_double_precision_inside_mixed_is_a_warning_but_adding_in_it_is_not(linear_model, linear_data):
+    def promoted(params, data):
+        return linear_model.log_likelihood(params | {"slope": params["slope"] + np.zeros(2)}, data)
+
+    def added(params, data):
+        return linear_model.log_likelihood(params, data).astype(jnp.float64)
+
+    warned = check(with_likelihood(linear_model, promoted), linear_data)
+    assert warned.ok
+    assert "of its work in float64" in message_of(warned, "likelihood")
+    assert outcomes(check(with_likelihood(linear_model, added), linear_data))["likelihood"] == "ok"
+    double = check(with_likelihood(linear_model, promoted), linear_data, RunSpec(precision="float64"))
+    assert outcomes(double)["likelihood"] == "ok"
+
+
+def test_large_padding_is_a_warning(linear_model, linear_data):
+    report = check(linear_model, linear_data, RunSpec(num_blocks=128))
+    assert report.ok
+    assert report.figures["num_blocks"] == 128
+    assert outcomes(report)["data"] == "warning"
+    assert "61% of the work is padding. Fewer blocks" in message_of(report, "data")
+
+
+def test_only_some_rows_of_large_data_are_evaluated(linear_model):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5000, 2))
+    data = Data(rows={"x": x, "y": x @ [1.0, 2.0] + rng.normal(size=5000)})
+    report = check(linear_model, data)
+    assert report.ok
+    assert "of 5000 rows" in next(finding.message for finding in report.findings if finding.name == "gradient")
+
+
+@pytest.mark.parametrize(("offset", "is_precise"), [(1.0, True), (1e3, False)])
+def test_precision_is_judged_as_the_whole_data_would(linear_priors, linear_model, offset, is_precise):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 2))
+    data = Data(rows={"x": x, "y": offset + x @ [1.0, 2.0] + rng.normal(size=20_000)})
+    model = Model({**linear_priors, "intercept": dist.Normal(offset, 5.0)}, linear_model.log_likelihood)
+    report = check(model, data)
+    assert report.ok
+    assert (outcomes(report)["precision"] == "ok") is is_precise
+    estimated = report.figures["precision_error"]
+    true = true_precision_error(model, data, offset)
+    assert true / 10 < estimated < 10 * true
+
+
+def true_precision_error(model, data, offset):
+    """Return the root mean square error of differences over all rows between points of the posterior."""
+    centre = {"intercept": offset, "slope": np.array([1.0, 2.0]), "scale": 1.0}
+    mode = np.asarray(Unconstrainer(model).unconstrain(centre))
+    plan = plan_blocks(data)
+    double, mixed = (jax.jit(serial_logdensity(model, data, plan, p)) for p in ("float64", "mixed"))
+    rng = np.random.default_rng(1)
+    errors = []
+    for _ in range(30):
+        one, other = mode + rng.normal(size=(2, 4)) / np.sqrt(data.num_rows)
+        errors.append(float((mixed(one) - mixed(other)) - (double(one) - double(other))))
+    return np.sqrt(np.mean(np.square(errors)))

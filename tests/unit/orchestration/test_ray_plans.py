@@ -1,0 +1,82 @@
+"""What is decided about a Ray cluster and what is sent there, without one."""
+
+import importlib
+import json
+import pathlib
+import pickle
+import sys
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+from ray.cloudpickle import cloudpickle
+
+from distmc.errors import CapacityError
+from distmc.orchestration import ray_cluster, ray_shipping
+from distmc.spec import Ray
+
+
+@pytest.mark.parametrize(
+    ("on", "nodes", "expected"),
+    [
+        (Ray(num_cpus_per_worker=2), [{"CPU": 3.0}, {"CPU": 4.0}, {"GPU": 1.0}], 3),
+        (Ray(num_gpus_per_worker=1), [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 4.0}, {"CPU": 64.0}], 3),
+        (Ray(), [], 0),
+    ],
+    ids=["no worker spans nodes", "the scarcer resource decides", "no nodes"],
+)
+def test_room(on: Ray, nodes: list[dict[str, float]], expected: int) -> None:
+    assert ray_cluster.room(on, nodes) == expected
+
+
+def test_missing_room_is_told_with_numbers_and_remedy() -> None:
+    nodes = [{"CPU": 2.0, "memory": 1e9}] * 10
+    with pytest.raises(CapacityError) as caught:
+        ray_cluster.require_room(Ray(num_workers=11, num_cpus_per_worker=2), nodes)
+    assert str(caught.value) == (
+        "`num_workers=11` with 2 CPU each do not fit: the cluster has room for 10. Its nodes have "
+        + "; ".join(["2 CPU"] * 8)
+        + " and 2 nodes more. Either ask for at most 10 workers, or use a larger cluster."
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({"autoscaler_report": {"node_type_mapping": {"a1": "node_a1", "b2": "node_b2"}}}, True),
+        ({"autoscaler_report": {"node_type_mapping": {"a1": "head_node", "b2": "worker"}}}, False),
+        ({"autoscaler_report": {"node_type_mapping": {}}}, False),
+        ({}, False),
+        (None, False),
+    ],
+    ids=["made-up types", "configured types", "no types yet", "another format", "nothing yet"],
+)
+def test_cluster_is_fixed_only_when_that_is_known(
+    monkeypatch: pytest.MonkeyPatch, status: dict[str, Any] | None, expected: bool
+) -> None:
+    text = None if status is None else json.dumps(status).encode()
+    monkeypatch.setattr(ray_cluster, "_internal_kv_get", lambda key: text)
+    assert ray_cluster.is_fixed() is expected
+
+
+def test_functions_beside_the_script_travel_as_code(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_likelihood.py").write_text("OFFSET = 2\ndef log_likelihood(x):\n    return x + OFFSET\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    function = importlib.import_module("my_likelihood").log_likelihood
+    by_name = cloudpickle.dumps(function)
+    with ray_shipping._pickled_by_value((function, None)):
+        by_value = cloudpickle.dumps(function)
+    assert cloudpickle.dumps(function) == by_name
+    # On another node the file does not exist.
+    monkeypatch.delitem(sys.modules, "my_likelihood")
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(tmp_path)])
+    with pytest.raises(ModuleNotFoundError):
+        pickle.loads(by_name)
+    assert pickle.loads(by_value)(40) == 42
+
+
+def test_installed_functions_travel_by_name() -> None:
+    with ray_shipping._pickled_by_value((json.dumps, pytest.raises, Ray)):
+        assert not cloudpickle.list_registry_pickle_by_value()

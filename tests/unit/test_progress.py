@@ -1,0 +1,111 @@
+"""What the progress display says, on a terminal and elsewhere."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from distmc.orchestration.events import ChunkCommitted, Member, RunEnded, RunEvent, Stage, StageBegan, WorkersStarted
+from distmc.progress import Tally, display
+from distmc.sampling.reports import ChunkReport, Phase
+from distmc.spec import RunSpec
+
+SPEC = RunSpec(num_chains=4, num_warmup=100, num_draws=300)
+
+
+def stage(name: Stage, seconds: float) -> StageBegan:
+    return StageBegan(stage=name, seconds=seconds)
+
+
+def chunk(step: int, seconds: float, phase: Phase, num_divergent: int = 0) -> ChunkCommitted:
+    report = ChunkReport(
+        rank=0,
+        chunk=1,
+        phase=phase,
+        step=step,
+        num_steps=1,
+        digest="",
+        seconds=1.0,
+        step_size=0.125,
+        num_integration_steps=7.0,
+        acceptance_rate=0.81,
+        num_divergent=num_divergent,
+        num_nonfinite=0,
+    )
+    return ChunkCommitted(report=report, num_steps=400, seconds=seconds)
+
+
+def tally_of(*events: RunEvent) -> Tally:
+    tally = Tally(SPEC)
+    for event in events:
+        tally.note(event)
+    return tally
+
+
+def test_speed_and_time_left_follow_the_latest_chunks() -> None:
+    tally = tally_of(stage("sampling", 10.0), chunk(20, 12.0, "warmup"))
+    assert tally.steps_per_second == pytest.approx(10.0)
+    assert tally.seconds_left == pytest.approx(38.0)
+
+
+def test_speed_of_draws_does_not_mix_with_warmup() -> None:
+    tally = tally_of(stage("sampling", 0.0), chunk(100, 100.0, "warmup", 3), chunk(200, 110.0, "draws", 1))
+    assert tally.steps_per_second == pytest.approx(10.0)
+    assert tally.line() == (
+        "[0:01:50] draws 200/400 steps · step size 0.125 · 7.0 integration steps · acceptance 0.81 · "
+        "1 divergent · 40 draws/s · 0:00:20 left"
+    )
+
+
+def test_nothing_is_made_up_before_the_first_chunk() -> None:
+    tally = tally_of(stage("compiling", 3.0))
+    assert tally.line() == "[0:00:03] compiling"
+    assert tally.seconds_left is None
+
+
+def lines_of(*events: RunEvent) -> list[str]:
+    stream = io.StringIO()
+    with display(SPEC, Console(file=stream, width=60)) as on_event:
+        for event in events:
+            on_event(event)
+    return stream.getvalue().splitlines()
+
+
+def test_plain_lines_come_seldom_and_close_with_the_total() -> None:
+    members = (Member(rank=0, node="a", pid=1), Member(rank=1, node="b", pid=2))
+    lines = lines_of(
+        stage("starting workers", 0.0),
+        WorkersStarted(generation=0, members=members),
+        stage("sampling", 1.0),
+        *(chunk(step, 1.0 + step / 8, "warmup") for step in range(1, 101)),
+        chunk(400, 17.0, "draws"),
+        stage("saving", 17.0),
+        RunEnded(error=None, seconds=18.0),
+    )
+    assert [line.split("·")[0].strip() for line in lines] == [
+        "[0:00:00] starting workers",
+        "[0:00:01] first steps",
+        "[0:00:01] warm-up 1/400 steps",
+        "[0:00:06] warm-up 41/400 steps",
+        "[0:00:11] warm-up 81/400 steps",
+        "[0:00:17] draws 400/400 steps",
+        "400 steps of 4 chains on 2 workers in 0:00:18",
+    ]
+
+
+def test_failed_run_is_not_announced_as_done() -> None:
+    lines = lines_of(stage("compiling", 0.0), RunEnded(error=RuntimeError("words"), seconds=1.0))
+    assert lines == ["[0:00:00] compiling"]
+
+
+def test_terminal_shows_bar_and_facts() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=120, color_system=None)
+    with display(SPEC, console) as on_event:
+        on_event(stage("sampling", 0.0))
+        on_event(chunk(200, 10.0, "draws"))
+        on_event(RunEnded(error=None, seconds=10.0))
+    last = stream.getvalue()
+    assert "200/400 steps" in last
+    assert "step size 0.125" in last
+    assert "draws" in last
