@@ -101,7 +101,9 @@ def chees_grad(
     start_offset = to_whitened(metric, position - mean_over_chains(position))
     end_offset = to_whitened(metric, end - mean_over_chains(share[:, None] * end))
     change = target.dot(end_offset, end_offset) - target.dot(start_offset, start_offset)
-    return integration_time * mean_over_chains(share * change * target.dot(end_offset, momentum))
+    chees = mean_over_chains(share * change**2) / 4.0
+    chees_grad = integration_time * mean_over_chains(share * change * target.dot(end_offset, momentum))
+    return jnp.where(chees > 0.0, chees_grad / jnp.where(chees > 0.0, chees, 1.0) - 1.0, 0.0)
 
 
 def jittered_steps(

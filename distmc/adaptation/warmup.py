@@ -175,9 +175,8 @@ class Warmup:
         )
 
     def _is_metric_known(self, step: Array) -> Array:
-        """Without windows the metric stays the identity and the trajectory length counts from the start."""
-        first_end = self.schedule.window_ends[0] if self.schedule.windows else -1
-        return step > first_end
+        never = np.iinfo(np.int32).max
+        return step > min(self.schedule.window_ends, default=never)
 
 
 def _where(condition: Array, new: NamedTuple, old: NamedTuple) -> NamedTuple:

@@ -28,8 +28,6 @@ _USUAL_GROUP_SIZE = 7
 _LONGEST_WITHOUT_LOOP = 14
 
 
-@partial(jax.jit, static_argnums=0)
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def log_likelihood(
     emission: Emission, initial: Array, transition: Array, parameters: PyTree, steps: PyTree, length: Array | None
 ) -> Array:
@@ -55,7 +53,19 @@ def log_likelihood(
     Array, (n,)
         Log-likelihoods, float64 where JAX has it enabled.
     """
+    value: Array = _compiled(emission, initial, transition, parameters, steps, length)
+    return value
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _log_likelihood(
+    emission: Emission, initial: Array, transition: Array, parameters: PyTree, steps: PyTree, length: Array | None
+) -> Array:
     return _forward(emission, initial, transition, parameters, steps, length, keep=False)[0]
+
+
+# Compiled also for a caller who is not: the steps that are written out are slow one operation at a time.
+_compiled = jax.jit(_log_likelihood, static_argnums=0)
 
 
 def _forward(
@@ -128,9 +138,9 @@ def _backward_rule(emission: Emission, residuals: PyTree, cotangent: Array) -> t
         for index in reversed(range(len(kept))):
             time, observed = _at(earlier, index)
             alpha, factor = kept[index]
-            emitted = emitted * factor
+            emitted = _bounded(emitted * factor)
             transitions = transitions + lax.dot_general(alpha, emitted, (((1,), (1,)), ((), ())))
-            beta = _bounded(transition @ emitted)
+            beta = transition @ emitted
             if length is not None:
                 beta = beta + jnp.where(time == length - 1, last_beta, 0)
             emitted, counts = emit(beta, alpha, counts, observed)
@@ -148,7 +158,7 @@ def _backward_rule(emission: Emission, residuals: PyTree, cotangent: Array) -> t
     return starts, transitions, emission.gradient(parameters, counts), None, None
 
 
-log_likelihood.__wrapped__.defvjp(_forward_rule, _backward_rule)
+_log_likelihood.defvjp(_forward_rule, _backward_rule)
 
 
 def _groups(steps: PyTree) -> tuple[PyTree | None, PyTree]:
@@ -180,7 +190,7 @@ def _advance(transition: Array, alpha: Array) -> Array:
     return sum(terms[1:], start=terms[0])
 
 
-def _bounded(beta: Array) -> Array:
-    """Keep the backward variable finite for states whose forward variable has underflowed to zero."""
-    bound = float(np.finfo(beta.dtype).max) ** 0.75
-    return jnp.clip(beta, -bound, bound)
+def _bounded(emitted: Array) -> Array:
+    """Keep the backward recursion finite for states whose forward variable has underflowed to zero."""
+    bound = float(np.finfo(emitted.dtype).max) ** 0.75
+    return jnp.clip(emitted, -bound, bound)

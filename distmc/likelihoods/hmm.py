@@ -248,8 +248,8 @@ def _spread(parameter: Array, observed: Array) -> Array:
 
 def _as_type_of(initial: Array, leaf: Any) -> Array:
     """Return floats in the type of `initial`, other types as they are."""
-    leaf = jnp.asarray(leaf)
-    return leaf.astype(initial.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    array: Array = jnp.asarray(leaf)
+    return array.astype(initial.dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
 
 def _any_nan(leaves: list[Array]) -> Array:

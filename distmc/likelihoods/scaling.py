@@ -23,11 +23,11 @@ class _Format(NamedTuple):
     target: int  # the exponent that sums are scaled to
 
 
-# Sums are kept well above one, so that a state is lost only when it is less likely than the others by a factor of
-# about 2**-190 (float32) or 2**-1500 (float64); the room above the target is for arguments that are not normalised.
+# Sums are kept a little above one: a state is lost only when it is less likely than the others by about 2**-140
+# (float32) or 2**-1150 (float64), and a product with the backward variable, which is bounded, stays finite.
 _FORMATS = {
-    np.dtype(np.float32): _Format(np.int32, 23, 127, 64),
-    np.dtype(np.float64): _Format(np.int64, 52, 1023, 500),
+    np.dtype(np.float32): _Format(np.int32, 23, 127, 16),
+    np.dtype(np.float64): _Format(np.int64, 52, 1023, 128),
 }
 
 

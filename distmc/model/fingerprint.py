@@ -24,6 +24,8 @@ from distmc.model.transforms import Unconstrainer
 # Traced with this many rows: the number says nothing about the model, and one row hides what depends on it.
 _NUM_ROWS = 2
 
+# Settings of an operation may print as the address of an object, which no two processes share; versions of JAX differ
+# in whether they hide it.
 _ADDRESS = re.compile(r"(?: at)? 0x[0-9a-fA-F]+")
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from distmc.errors import CapacityError, SpecError
 from distmc.spec import Ray
 
 _QUIET: Mapping[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+_LISTENER_SECONDS = 10.0
 
 
 @contextlib.contextmanager
@@ -65,13 +67,21 @@ def _connect(on: Ray) -> bool:
             ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, **_QUIET)
         return True
     try:
+        _require_listener(address)
         ray.init(address=address, **_QUIET)
-    except ConnectionError as error:
+    except OSError as error:
         raise CapacityError(
             f"No Ray cluster answers at `{address}` ({error}); give the address of one that runs, or "
             '`address="local"` to start one on this machine.'
         ) from error
     return False
+
+
+def _require_listener(address: str) -> None:
+    """Raise `OSError` soon if nothing listens at ``host:port``; Ray itself would try for a minute, and then abort."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_LISTENER_SECONDS).close()
 
 
 def _require_same_cluster(on: Ray) -> None:

@@ -12,7 +12,7 @@ data. The shift is known to first order, since the gradient at the rounded param
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +30,22 @@ from distmc.parallel.tree import ReductionPlan
 from distmc.spec import Precision
 from distmc.types import Array, ConstrainedParameters, NumpyArray, PyTree
 
-Shard = tuple[dict[str, Array], ...]
-"""A worker's rows: for each length bucket its variables as (blocks, rows_per_block, ...)."""
+class Shard(NamedTuple):
+    """A worker's part of the data, on the host or laid out over the mesh.
+
+    Attributes
+    ----------
+    block_range : int32 array (1, 2)
+        First block, and the one after the last.
+    buckets : tuple of dict of array
+        For each length bucket its variables as (blocks, rows_per_block, ...).
+    """
+
+    block_range: Any
+    buckets: tuple[dict[str, Any], ...]
 
 
-def pack_shard(
-    data: Data, blocks: BlockPlan, plan: ReductionPlan, rank: int, precision: Precision
-) -> tuple[dict[str, NumpyArray], ...]:
+def pack_shard(data: Data, blocks: BlockPlan, plan: ReductionPlan, rank: int, precision: Precision) -> Shard:
     """Return the rows of a worker on the host, filled up so that all workers' shards have one shape.
 
     Parameters
@@ -52,9 +61,8 @@ def pack_shard(
 
     Returns
     -------
-    shard : tuple of dict of array
-        For each bucket its variables as (max_blocks_per_worker, rows_per_block, ...). Blocks past the worker's
-        range are never evaluated.
+    shard : Shard of NumPy array
+        Every variable has ``max_blocks_per_worker`` blocks; those past the worker's range are never evaluated.
     """
     start, stop = plan.block_range(rank)
     missing = plan.max_blocks_per_worker - (stop - start)
@@ -63,10 +71,11 @@ def pack_shard(
         return np.pad(variable, [(0, missing)] + [(0, 0)] * (variable.ndim - 1)) if missing else variable
 
     dtype = likelihood_dtype(precision)
-    return tuple(
+    buckets = tuple(
         {name: fill_up(variable) for name, variable in cast_floats(bucket, dtype).items()}
         for bucket in pack_blocks(data, blocks, start, stop)
     )
+    return Shard(np.array([[start, stop]], dtype=np.int32), buckets)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,12 +144,13 @@ class ShardedLogDensity:
         num_chains = jax.tree.leaves(params)[0].shape[0]
 
         def block_value(place: Array) -> Array:
-            block = jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, place, keepdims=False), shard)
+            block = jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, place, keepdims=False), shard.buckets)
             # A block's arithmetic must not depend on what surrounds its loop; see `OrderedSum`.
             isolated = lax.optimization_barrier((params, block))
             return lax.optimization_barrier(self._block_value(*isolated, constants))
 
-        total = self.block_sum(block_value, (num_chains, 1 + self.unconstrainer.num_constrained))
+        shape = (num_chains, 1 + self.unconstrainer.num_constrained)
+        total = self.block_sum(block_value, shape, shard.block_range[0])
         return total[:, 0], total[:, 1:]
 
     def _block_value(

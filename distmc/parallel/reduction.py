@@ -24,7 +24,7 @@ class BlockSum(Protocol):
 
     plan: ReductionPlan
 
-    def __call__(self, block_value: BlockValue, shape: tuple[int, ...]) -> Array:
+    def __call__(self, block_value: BlockValue, shape: tuple[int, ...], block_range: Array) -> Array:
         """Return the sum over all blocks, float64 and the same on every worker."""
         ...
 
@@ -51,7 +51,7 @@ class OrderedSum:
         self.plan = plan
         self._axis_name = axis_name
 
-    def __call__(self, block_value: BlockValue, shape: tuple[int, ...]) -> Array:
+    def __call__(self, block_value: BlockValue, shape: tuple[int, ...], block_range: Array) -> Array:
         """Return the sum over all blocks of all workers.
 
         Parameters
@@ -60,23 +60,25 @@ class OrderedSum:
             From a block's place in this worker's range, counted from 0, to a float64 array of `shape`.
         shape : tuple of int
             Shape of a block's value.
+        block_range : int32 array (2,)
+            This worker's `ReductionPlan.block_range`, as a value: a compiler that knew how many blocks there are
+            would unroll the loop for some numbers and round differently.
 
         Returns
         -------
         total : float64 array of `shape`
             The same on every worker.
         """
-        rank = lax.axis_index(self._axis_name)
-        member = rank % self.plan.group_size
+        member = lax.axis_index(self._axis_name) % self.plan.group_size
         # Barriers keep the compiler from merging the additions with what stands around them, which could
         # round differently in programs for different numbers of workers.
-        subtrees = lax.optimization_barrier(self._fold(block_value, shape, member))
+        subtrees = lax.optimization_barrier(self._fold(block_value, shape, block_range, member))
         return lax.optimization_barrier(self._join_groups(self._join_members(subtrees, member)))
 
-    def _fold(self, block_value: BlockValue, shape: tuple[int, ...], member: Array) -> Array:
+    def _fold(self, block_value: BlockValue, shape: tuple[int, ...], block_range: Array, member: Array) -> Array:
         """Fold the own range; return its largest subtrees, (max_nodes_per_member, *shape)."""
-        ranges = np.array([self.plan.member_range(m) for m in range(self.plan.group_size)], dtype=np.int32)
-        start, stop = jnp.asarray(ranges)[member]
+        start = block_range[0] % self.plan.blocks_per_group
+        stop = start + block_range[1] - block_range[0]
 
         def add_block(block: Array, pending: Array) -> Array:
             return _carry(pending, block, start, block_value(block - start))
@@ -136,13 +138,13 @@ class FastSum:
         self.plan = plan
         self._axis_name = axis_name
 
-    def __call__(self, block_value: BlockValue, shape: tuple[int, ...]) -> Array:
+    def __call__(self, block_value: BlockValue, shape: tuple[int, ...], block_range: Array) -> Array:
         """Return the sum over all blocks; see `OrderedSum`."""
-        ranges = np.array([self.plan.block_range(rank) for rank in range(self.plan.num_workers)], dtype=np.int32)
-        start, stop = jnp.asarray(ranges)[lax.axis_index(self._axis_name)]
-        total = lax.fori_loop(
-            0, stop - start, lambda place, total: total + block_value(place), jnp.zeros(shape, jnp.float64)
-        )
+
+        def add_block(place: Array, total: Array) -> Array:
+            return total + block_value(place)
+
+        total = lax.fori_loop(0, block_range[1] - block_range[0], add_block, jnp.zeros(shape, jnp.float64))
         return jnp.asarray(lax.psum(total, self._axis_name))
 
 

@@ -6,8 +6,6 @@ workers; it knows neither Ray nor files.
 
 import dataclasses
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +16,6 @@ from distmc.data.data import Data
 from distmc.errors import SpecError, StartError
 from distmc.model.density import cast_floats, likelihood_dtype
 from distmc.model.model import Model
-from distmc.model.start import starting_positions
 from distmc.model.transforms import Unconstrainer
 from distmc.parallel.logdensity import pack_shard
 from distmc.parallel.mesh import build_mesh, replicate, shard, to_host
@@ -45,8 +42,8 @@ class WorkerTask:
         With `num_blocks` decided.
     model : Model
     data : Data
-    initial : mapping of array, or None
-        Starting values; see `starting_positions`.
+    start : float64 array (num_chains, num_dimensions)
+        Unconstrained positions where the chains start; see `starting_positions`.
     resume_state : dict of array, or None
         State to go on from, as `ChunkArrays.state` has it.
     """
@@ -54,7 +51,7 @@ class WorkerTask:
     spec: RunSpec
     model: Model
     data: Data
-    initial: Mapping[str, Any] | None = None
+    start: NumpyArray
     resume_state: dict[str, NumpyArray] | None = None
 
 
@@ -146,8 +143,8 @@ class Worker:
         task = self._task
         with jax.enable_x64(True):
             if task.resume_state is None:
-                position = starting_positions(task.model, task.spec.num_chains, task.spec.seed, task.initial)
-                self._state = self._program.start(replicate(self._mesh, position), self._shard, self._constants)
+                position = replicate(self._mesh, task.start)
+                self._state = self._program.start(position, self._shard, self._constants)
             else:
                 self._state = replicate(self._mesh, from_arrays(task.resume_state, self._program.state))
             state = to_host(self._state)

@@ -1,0 +1,172 @@
+"""The Python door: thin functions that build one specification and hand it on.
+
+Storage and diagnostics are loaded when they are first used, so that ``import distmc`` stays quick.
+"""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from distmc.data.data import Data
+from distmc.model.model import Model
+from distmc.spec import ChEES, Local, Placement, Precision, RunSpec, Sampler
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from distmc.diagnostics import Summary, Verdict
+    from distmc.model.preflight import CheckReport
+
+    PathLike = str | os.PathLike[str]
+
+
+def sample(
+    model: Model,
+    data: Data | Mapping[str, Any],
+    *,
+    sampler: Sampler | None = None,
+    num_chains: int = 32,
+    num_warmup: int = 500,
+    num_draws: int = 500,
+    seed: int = 0,
+    on: Placement | None = None,
+    path: "PathLike | None" = None,
+    precision: Precision = "mixed",
+    num_blocks: int | None = None,
+    initial: Mapping[str, Any] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+    coords: Mapping[str, Sequence[Any]] | None = None,
+    progress: bool = True,
+) -> "xr.DataTree":
+    """Sample the posterior of a model given all rows of the data.
+
+    Parameters
+    ----------
+    model : Model
+        Parameters with priors, and the log-likelihood of rows.
+    data : Data or mapping of array
+        The rows; a mapping means that all of it is rows.
+    sampler : ChEES or HMC, optional
+        `ChEES()` if not given.
+    num_chains, num_warmup, num_draws : int
+        Chains in lockstep, tuning steps and kept draws of each.
+    seed : int
+        Same model, data, settings and seed give the same draws, to the bit, wherever they are computed.
+    on : Local or Ray, optional
+        Where to compute: this process (`Local()`, if not given) or the workers of a Ray cluster.
+    path : path, optional
+        Directory for the run; must not hold one yet. Not given: a temporary one, removed at the end.
+    precision : {"mixed", "float64"}
+        Type in which rows are evaluated; they are always added in float64.
+    num_blocks : int, optional
+        Logical blocks of rows, a power of two; chosen from the data if not given.
+    initial : mapping of array, optional
+        Starting values by parameter, for all chains or with a leading axis of chains. Others are drawn from the prior.
+    dims, coords : mapping, optional
+        Names of parameters' axes, and labels along named axes, as ArviZ has them.
+    progress : bool
+        Show how the run is going.
+
+    Returns
+    -------
+    tree : xarray.DataTree
+        `posterior`, `sample_stats` and their `warmup_*` in ArviZ's schema, dims `chain` and `draw`.
+
+    Raises
+    ------
+    InputError
+        If something given cannot be used; nothing has been started.
+    RunDirectoryError
+        If `path` holds a run already, or cannot be written.
+    CapacityError, WorkerError, Interrupted
+        See `distmc.errors`. Committed draws stay readable with `open_run`.
+    """
+    from distmc.run import Run
+
+    spec = RunSpec(
+        sampler=ChEES() if sampler is None else sampler,
+        num_chains=num_chains,
+        num_warmup=num_warmup,
+        num_draws=num_draws,
+        seed=seed,
+        precision=precision,
+        num_blocks=num_blocks,
+    )
+    prepared = Run.prepare(model, Data.coerce(data), spec, on or Local(), initial=initial, dims=dims, coords=coords)
+    if path is not None:
+        prepared.execute(path, progress=progress)
+        return open_run(path)
+    temporary = tempfile.mkdtemp(prefix="distmc-")
+    prepared.execute(temporary, progress=progress)
+    tree = open_run(temporary).load()
+    tree.close()
+    shutil.rmtree(temporary)
+    return tree
+
+
+def check(
+    model: Model,
+    data: Data | Mapping[str, Any],
+    *,
+    num_chains: int = 32,
+    precision: Precision = "mixed",
+    num_blocks: int | None = None,
+    initial: Mapping[str, Any] | None = None,
+) -> "CheckReport":
+    """Check a model with its data before anything is started; see the report's findings.
+
+    Parameters
+    ----------
+    model : Model
+    data : Data or mapping of array
+    num_chains, precision, num_blocks, initial
+        As `sample` is going to be given them.
+
+    Returns
+    -------
+    report : CheckReport
+        `ok`, `findings` and `figures`; `print` it to read it.
+    """
+    from distmc.model.preflight import check as run_checks
+
+    spec = RunSpec(num_chains=num_chains, precision=precision, num_blocks=num_blocks)
+    return run_checks(model, Data.coerce(data), spec, initial=initial)
+
+
+def open_run(path: "PathLike") -> "xr.DataTree":
+    """Open the committed draws of a run, finished or not, as a DataTree; see `distmc.storage.open_run`."""
+    from distmc import storage
+
+    return storage.open_run(path)
+
+
+def read_data(path: "PathLike") -> Data:
+    """Read rows and constants from a `.npz` or `.nc` file; see `distmc.storage.read_data`."""
+    from distmc import storage
+
+    return storage.read_data(path)
+
+
+def write_data(path: "PathLike", data: Data) -> None:
+    """Write rows and constants to a `.npz` or `.nc` file; see `distmc.storage.write_data`."""
+    from distmc import storage
+
+    storage.write_data(path, data)
+
+
+def summarise(tree: "xr.DataTree") -> "Summary":
+    """Summarise a posterior: means, R-hat, effective draws, chains that give cause for doubt."""
+    from distmc import diagnostics
+
+    return diagnostics.summarise(tree)
+
+
+def verdict(tree: "xr.DataTree") -> "Verdict":
+    """Say in words whether a posterior can be trusted, and what to try where it cannot."""
+    from distmc import diagnostics
+
+    return diagnostics.verdict(diagnostics.summarise(tree))

@@ -1,0 +1,139 @@
+"""One run from its specification to its files: what both doors, Python and the command line, go through."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from distmc.data.blocks import plan_blocks
+from distmc.data.data import Data
+from distmc.errors import Interrupted
+from distmc.model.fingerprint import fingerprint
+from distmc.model.model import Model
+from distmc.model.preflight import cheap_checks
+from distmc.model.start import starting_positions
+from distmc.model.transforms import Unconstrainer
+from distmc.orchestration import session
+from distmc.orchestration.events import OnEvent, RunEvent, StageBegan, WorkersStarted
+from distmc.progress import display
+from distmc.sampling.reports import ChunkArrays, ChunkReport
+from distmc.sampling.worker import WorkerTask, require_enough_blocks
+from distmc.spec import Placement, RunSpec
+from distmc.storage import Layout, RunDirectory, RunRecord
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run whose input has been checked and which only needs a place to be written to.
+
+    Attributes
+    ----------
+    task : WorkerTask
+        What the workers are given.
+    on : Local or Ray
+        Where they are.
+    record : RunRecord
+        What run.json says at the start.
+    """
+
+    task: WorkerTask
+    on: Placement
+    record: RunRecord
+
+    @classmethod
+    def prepare(
+        cls,
+        model: Model,
+        data: Data,
+        spec: RunSpec,
+        on: Placement,
+        *,
+        initial: Mapping[str, Any] | None = None,
+        dims: Mapping[str, Sequence[str]] | None = None,
+        coords: Mapping[str, Sequence[Any]] | None = None,
+    ) -> Self:
+        """Check everything that can be checked in this process and decide what was left open.
+
+        Raises
+        ------
+        InputError
+            If model, data, settings and starting values do not fit together.
+        """
+        layout = Layout(shapes=Unconstrainer(model).shapes, dims=dims or {}, coords=coords or {})
+        cheap_checks(model, data, spec, initial=initial)
+        blocks = plan_blocks(data, spec.num_blocks)
+        require_enough_blocks(on.num_workers, blocks.num_blocks)
+        spec = dataclasses.replace(spec, num_blocks=blocks.num_blocks)
+        start = starting_positions(model, spec.num_chains, spec.seed, initial)
+        record = RunRecord(
+            spec=spec,
+            model_fingerprint=fingerprint(model, data),
+            data_fingerprint=data.fingerprint(),
+            layout=layout,
+        )
+        return cls(task=WorkerTask(spec=spec, model=model, data=data, start=start), on=on, record=record)
+
+    def execute(self, path: str | os.PathLike[str], *, progress: bool = True) -> Path:
+        """Compute all draws and write them.
+
+        Parameters
+        ----------
+        path : path
+            Directory of the run; must not hold one yet.
+        progress : bool
+            Show how the run is going.
+
+        Returns
+        -------
+        posterior_file : Path
+            The draws, readable by ArviZ.
+
+        Raises
+        ------
+        RunDirectoryError, CapacityError, WorkerError, Interrupted
+            Draws that were committed before are kept and readable with `open_run`.
+        """
+        directory = RunDirectory.create(path, self.record)
+        try:
+            if progress:
+                with display(self.task.spec) as show:
+                    self._sample(directory, show)
+            else:
+                self._sample(directory, _ignore)
+            return directory.finish()
+        except (Interrupted, KeyboardInterrupt):
+            directory.update(status="interrupted")
+            raise
+        except BaseException:
+            directory.update(status="failed")
+            raise
+
+    def _sample(self, directory: RunDirectory, show: OnEvent) -> None:
+        timings: dict[str, float] = {}
+
+        def commit(report: ChunkReport, arrays: ChunkArrays) -> None:
+            directory.write_chunk(
+                chunk=arrays.chunk,
+                phase=arrays.phase,
+                first_step=arrays.first_step,
+                draws=arrays.draws,
+                stats=arrays.stats,
+                seconds=report.seconds,
+            )
+            directory.write_state(chunk=arrays.chunk, step=report.step, state=arrays.state)
+
+        def on_event(event: RunEvent) -> None:
+            if isinstance(event, StageBegan):
+                timings[f"{event.stage} began"] = round(event.seconds, 3)
+                directory.update(timings=dict(timings))
+            elif isinstance(event, WorkersStarted):
+                reason = "start" if event.generation == 0 else "workers changed"
+                directory.add_generation(reason, tuple(member.node for member in event.members))
+            show(event)
+
+        session.run(self.task, self.on, commit=commit, on_event=on_event)
+
+
+def _ignore(event: RunEvent) -> None:
+    """Do nothing with `event`."""
