@@ -1,15 +1,17 @@
 """Exact Bayesian sampling of data too many for one machine: all chains in lockstep, rows over a Ray cluster."""
 
-from importlib.metadata import version
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from distmc import errors
-from distmc.api import check, open_run, read_data, sample, summarise, verdict, write_data
-from distmc.data.data import Data
-from distmc.data.ragged import ragged
-from distmc.model.model import Model, Parameter
-from distmc.spec import HMC, ChEES, Local, Ray
+if TYPE_CHECKING:
+    from distmc import errors
+    from distmc.api import check, open_run, read_data, sample, summarise, verdict, write_data
+    from distmc.data.data import Data
+    from distmc.data.ragged import ragged
+    from distmc.model.model import Model, Parameter
+    from distmc.spec import HMC, ChEES, Local, Ray
 
-__version__ = version("distmc")
+    __version__: str
 
 __all__ = [
     "HMC",
@@ -29,3 +31,33 @@ __all__ = [
     "verdict",
     "write_data",
 ]
+
+# Names are loaded when they are first used. JAX takes two seconds to import, which `distmc --help` need not wait for,
+# and the command line can decide on JAX's devices before it is there.
+_MODULES = {
+    "distmc.api": ("check", "open_run", "read_data", "sample", "summarise", "verdict", "write_data"),
+    "distmc.data.data": ("Data",),
+    "distmc.data.ragged": ("ragged",),
+    "distmc.model.model": ("Model", "Parameter"),
+    "distmc.spec": ("HMC", "ChEES", "Local", "Ray"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used."""
+    if name == "__version__":
+        value: Any = importlib.import_module("importlib.metadata").version("distmc")
+    elif name == "errors":
+        value = importlib.import_module("distmc.errors")
+    elif name in _MODULE_OF:
+        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    else:
+        raise AttributeError(f"module 'distmc' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return [*__all__, "__version__"]

@@ -3,8 +3,6 @@
 Storage and diagnostics are loaded when they are first used, so that ``import distmc`` stays quick.
 """
 
-import contextlib
-import dataclasses
 import os
 import shutil
 import tempfile

@@ -98,7 +98,7 @@ class DriftError(WorkerError):
     exit_code = 6
 
 
-class Interrupted(DistmcError, RuntimeError):  # noqa: N818 - named as KeyboardInterrupt is
+class Interrupted(DistmcError, RuntimeError):
     """Stopped on request; every committed draw is kept."""
 
     exit_code = 130

@@ -103,10 +103,12 @@ class Run:
                 self._sample(directory, _ignore)
             return directory.finish()
         except (Interrupted, KeyboardInterrupt):
-            directory.update(status="interrupted")
+            if not directory.discard_if_empty():
+                directory.update(status="interrupted")
             raise
         except BaseException:
-            directory.update(status="failed")
+            if not directory.discard_if_empty():
+                directory.update(status="failed")
             raise
 
     def _sample(self, directory: RunDirectory, show: OnEvent) -> None:

@@ -51,6 +51,8 @@ class HMC:
 class ChEES:
     """Hamiltonian Monte Carlo whose shared trajectory length is learned by the ChEES criterion; the default.
 
+    The criterion is taken per unit of integration time; see `distmc.adaptation.trajectory`.
+
     Attributes
     ----------
     initial_trajectory_length : float

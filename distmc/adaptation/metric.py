@@ -17,6 +17,7 @@ from distmc.types import Array
 # A dense factor costs num_dimensions**2 for every chain and integration step.
 _LARGEST_DENSE = 500
 _POSITIONS_PER_DIMENSION = 2
+_ROUNDING_ERRORS = 16.0
 
 
 def wants_dense(kind: MetricKind, num_dimensions: int, num_positions: int) -> bool:
@@ -54,8 +55,8 @@ def estimate_metric(moments: Moments, previous: Metric) -> Metric:
     """
     covariance = moments.scatter / jnp.maximum(moments.count - 1.0, 1.0)
     if covariance.ndim == 1:
-        return _diagonal_metric(_usable_variance(covariance, previous.factor**2))
-    variance = _usable_variance(jnp.diagonal(covariance), jnp.sum(previous.factor**2, axis=1))
+        return _diagonal_metric(_usable_variance(covariance, moments.mean, previous.factor**2))
+    variance = _usable_variance(jnp.diagonal(covariance), moments.mean, jnp.sum(previous.factor**2, axis=1))
     num_dimensions = variance.shape[0]
     kept = moments.count / (moments.count + num_dimensions)
     shrunk = jnp.where(jnp.eye(num_dimensions, dtype=bool), jnp.diag(variance), kept * covariance)
@@ -77,7 +78,8 @@ def cholesky(matrix: Array) -> Array:
         entries = jnp.where(rows >= column, remaining[:, column], 0.0) / jnp.sqrt(remaining[column, column])
         return remaining - jnp.outer(entries, entries), factor.at[:, column].set(entries)
 
-    return lax.fori_loop(0, matrix.shape[0], eliminate, (matrix, jnp.zeros_like(matrix)))[1]
+    factor: Array = lax.fori_loop(0, matrix.shape[0], eliminate, (matrix, jnp.zeros_like(matrix)))[1]
+    return factor
 
 
 def invert_lower(factor: Array) -> Array:
@@ -88,7 +90,8 @@ def invert_lower(factor: Array) -> Array:
         # Rows of the inverse from here on are still zero, so the whole row of the factor may take part.
         return inverse.at[row].set((identity[row] - factor[row] @ inverse) / factor[row, row])
 
-    return lax.fori_loop(0, factor.shape[0], substitute, jnp.zeros_like(factor))
+    inverse: Array = lax.fori_loop(0, factor.shape[0], substitute, jnp.zeros_like(factor))
+    return inverse
 
 
 def _diagonal_metric(variance: Array) -> Metric:
@@ -96,5 +99,7 @@ def _diagonal_metric(variance: Array) -> Metric:
     return Metric(scale, 1.0 / scale)
 
 
-def _usable_variance(variance: Array, previous: Array) -> Array:
-    return jnp.where(jnp.isfinite(variance) & (variance > 0.0), variance, previous)
+def _usable_variance(variance: Array, mean: Array, previous: Array) -> Array:
+    # Positions that are all the same have a mean that is rounded, and with it a little variance.
+    rounding = _ROUNDING_ERRORS * jnp.finfo(jnp.float64).eps * mean
+    return jnp.where(jnp.isfinite(variance) & (variance > rounding**2), variance, previous)

@@ -24,7 +24,7 @@ class Moments(NamedTuple):
         Sum of squared deviations from the mean, or of their outer products.
     """
 
-    count: Array
+    count: Array  # type: ignore[assignment]
     mean: Array
     scatter: Array
 
@@ -35,15 +35,24 @@ def no_moments(num_dimensions: int, *, is_dense: bool) -> Moments:
     return Moments(jnp.zeros((), jnp.float64), jnp.zeros(num_dimensions, jnp.float64), jnp.zeros(shape, jnp.float64))
 
 
-def add_positions(moments: Moments, position: Array) -> Moments:
-    """Take in the positions of all chains, (num_chains, num_dimensions)."""
-    added = float(position.shape[0])
+def add_positions(moments: Moments, position: Array, weight: Array) -> Moments:
+    """Take in the positions of all chains.
+
+    Parameters
+    ----------
+    moments : Moments
+        So far.
+    position : float64 array (num_chains, num_dimensions)
+    weight : float64 array (num_chains,)
+        1 for chains that count, 0 for others; at least one counts.
+    """
+    added = jnp.sum(weight)
     count = moments.count + added
-    mean = jnp.mean(position, axis=0)
-    deviation, shift = position - mean, mean - moments.mean
-    weight = moments.count * added / count
+    mean = jnp.sum(weight[:, None] * position, axis=0) / added
+    deviation, shift = weight[:, None] * (position - mean), mean - moments.mean
+    share = moments.count * added / count
     if moments.scatter.ndim == 1:
-        scatter = jnp.sum(deviation**2, axis=0) + weight * shift**2
+        scatter = jnp.sum(deviation**2, axis=0) + share * shift**2
     else:
-        scatter = deviation.T @ deviation + weight * jnp.outer(shift, shift)
+        scatter = deviation.T @ deviation + share * jnp.outer(shift, shift)
     return Moments(count, moments.mean + shift * (added / count), moments.scatter + scatter)

@@ -1,8 +1,8 @@
 """The step size that all chains share: dual averaging on the harmonic mean of their acceptance rates.
 
 An arithmetic mean hides a chain that accepts nothing behind many that accept all; the harmonic mean does not.
-Acceptance rates are floored before they are averaged, so that a single chain that is stuck for good cannot drive
-the step size of all the others to zero.
+Acceptance rates are floored before they are averaged, the higher the fewer chains there are, so that a single chain
+that is stuck for good costs the others half of the way from the target rate to 1 instead of all of their step size.
 
 References
 ----------
@@ -10,20 +10,17 @@ Hoffman, Gelman (2014), The No-U-Turn Sampler, section 3.2. arXiv:1111.4246.
 Hoffman, Radul, Sountsov (2021), An adaptive-MCMC scheme for setting trajectory lengths in HMC, section 3.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from distmc.adaptation.pooling import Pooling, weighted_mean
 from distmc.types import Array
-
-MeanOverChains = Callable[[Array], Array]
-"""Pooling: mean over the leading axis, wherever its chains live."""
 
 _REGULARISATION = 0.05
 _EARLY_STEPS = 10.0
 _DECAY = 0.75
-_LOWEST_RATE = 1e-2
+_LOWEST_FLOOR = 1e-2
 
 
 class StepSizeState(NamedTuple):
@@ -46,7 +43,7 @@ class StepSizeState(NamedTuple):
     log_step_size: Array
     log_average: Array
     mean_error: Array
-    count: Array
+    count: Array  # type: ignore[assignment]
     log_center: Array
 
 
@@ -68,7 +65,29 @@ def update_step_size(state: StepSizeState, pooled_rate: Array, target_rate: floa
     return StepSizeState(log_step_size, log_average, mean_error, count, state.log_center)
 
 
-def harmonic_mean_rate(acceptance_rate: Array, mean_over_chains: MeanOverChains) -> Array:
-    """Pool acceptance rates (num_chains,) to one; those below a floor, or not finite, count as the floor."""
-    floored = jnp.where(jnp.isfinite(acceptance_rate), jnp.maximum(acceptance_rate, _LOWEST_RATE), _LOWEST_RATE)
-    return 1.0 / mean_over_chains(1.0 / floored)
+def harmonic_mean_rate(acceptance_rate: Array, target_rate: float, weight: Array, pooling: Pooling) -> Array:
+    """Pool acceptance rates of all chains to one.
+
+    Parameters
+    ----------
+    acceptance_rate : float64 array (num_chains,)
+        Those below a floor, or not finite, count as the floor.
+    target_rate : float
+        What the pooled rate is compared with; decides the floor.
+    weight : float64 array (num_chains,)
+        Which chains take part; at least one.
+    pooling : Pooling
+    """
+    floor = _floor(acceptance_rate.shape[0], target_rate)
+    floored = jnp.where(jnp.isfinite(acceptance_rate), jnp.maximum(acceptance_rate, floor), floor)
+    return 1.0 / weighted_mean(1.0 / floored, weight, pooling)
+
+
+def _floor(num_chains: int, target_rate: float) -> float:
+    """Return the rate at which one chain counts that never accepts.
+
+    With one chain at this floor the target is met when all others accept at ``2 t / (1 + t)``, where `t` is the
+    target. With very few chains it is cut short: the pooled rate must be able to fall well below the target.
+    """
+    floor = 1.0 / (1.0 + num_chains * (1.0 - target_rate) / (2.0 * target_rate))
+    return min(max(floor, _LOWEST_FLOOR), 0.5 * target_rate)

@@ -5,7 +5,7 @@ nothing changes any more, and draws come from a kernel with fixed parameters.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ import numpy as np
 
 from distmc.adaptation.metric import estimate_metric, identity_metric
 from distmc.adaptation.moments import Moments, add_positions, no_moments
+from distmc.adaptation.pooling import Pooling, chains_in_company
 from distmc.adaptation.schedule import Schedule
 from distmc.adaptation.step_size import (
-    MeanOverChains,
     StepSizeState,
     harmonic_mean_rate,
     start_step_size,
@@ -23,7 +23,7 @@ from distmc.adaptation.step_size import (
 )
 from distmc.adaptation.trajectory import (
     TrajectoryState,
-    chees_grad,
+    chees_rate_grad,
     jittered_steps,
     start_trajectory,
     update_trajectory,
@@ -35,6 +35,8 @@ from distmc.types import Array
 
 # Before any scale is known a trajectory length means nothing; a few integration steps do.
 _STEPS_BEFORE_METRIC = 8.0
+
+State = TypeVar("State")
 
 
 class WarmupState(NamedTuple):
@@ -78,8 +80,8 @@ class Warmup:
         Form of the metric.
     target : Target
         Gives the inner product.
-    mean_over_chains : callable
-        Pooling.
+    pooling : Pooling
+        Statistics over chains.
     """
 
     schedule: Schedule
@@ -90,7 +92,7 @@ class Warmup:
     max_integration_steps: int
     is_dense: bool
     target: Target
-    mean_over_chains: MeanOverChains
+    pooling: Pooling
 
     def init(self, state: HMCState) -> WarmupState:
         """Return the state before the first step.
@@ -146,17 +148,20 @@ class Warmup:
         after: HMCState,
         info: HMCInfo,
     ) -> WarmupState:
-        pooled_rate = harmonic_mean_rate(info.acceptance_rate, self.mean_over_chains)
+        weight = chains_in_company(after.logdensity, self.pooling)
+        pooled_rate = harmonic_mean_rate(info.acceptance_rate, self.target_acceptance_rate, weight, self.pooling)
         trajectory = state.trajectory
         if self.is_trajectory_learned:
             time = parameters.step_size * parameters.num_integration_steps
-            grad = chees_grad(before.position, info, state.metric, time, self.target, self.mean_over_chains)
+            grad = chees_rate_grad(before.position, info, state.metric, time, self.target, weight, self.pooling)
             trajectory = _where(self._is_metric_known(step), update_trajectory(trajectory, grad), trajectory)
         return WarmupState(
             step_size=update_step_size(state.step_size, pooled_rate, self.target_acceptance_rate),
             trajectory=trajectory,
             moments=_where(
-                step >= self.schedule.initial_buffer, add_positions(state.moments, after.position), state.moments
+                step >= self.schedule.initial_buffer,
+                add_positions(state.moments, after.position, weight),
+                state.moments,
             ),
             metric=state.metric,
         )
@@ -179,5 +184,6 @@ class Warmup:
         return step > min(self.schedule.window_ends, default=never)
 
 
-def _where(condition: Array, new: NamedTuple, old: NamedTuple) -> NamedTuple:
-    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
+def _where(condition: Array, new: State, old: State) -> State:
+    chosen: State = jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
+    return chosen

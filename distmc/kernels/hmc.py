@@ -68,7 +68,8 @@ class HMCInfo(NamedTuple):
         Whether the end was accepted; whether its energy error exceeds `DIVERGENCE_THRESHOLD` or is not finite;
         whether it is not finite.
     energy, energy_error : float64 array (num_chains,)
-        Energy of the state that was kept, and energy of the end minus that of the start.
+        Energy of the state that was kept, and energy of the end minus that of the start, infinite where the end is
+        not finite.
     num_integration_steps : int32 scalar
         Evaluations of the target.
     proposal : float64 array (num_chains, num_dimensions)
@@ -120,15 +121,16 @@ def build_kernel(target: Target) -> HMCKernel:
 
         start_energy = -state.logdensity + 0.5 * target.dot(momentum, momentum)
         end_energy = -end.logdensity + 0.5 * target.dot(end_momentum, end_momentum)
-        energy_error = end_energy - start_energy
-        is_finite = jnp.isfinite(energy_error) & _is_finite(end)
-        acceptance_rate = jnp.where(is_finite, jnp.exp(-jnp.maximum(energy_error, 0.0)), 0.0)
+        is_finite = jnp.isfinite(end_energy) & _is_finite(end)
+        # Infinity has one bit pattern, unlike what is not a number, and stands for the same: never accept.
+        energy_error = jnp.where(is_finite, end_energy - start_energy, jnp.inf)
+        acceptance_rate = jnp.exp(-jnp.maximum(energy_error, 0.0))
         uniform = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float64))(accept_keys)
         is_accepted = uniform < acceptance_rate
         info = HMCInfo(
             acceptance_rate=acceptance_rate,
             is_accepted=is_accepted,
-            is_divergent=~is_finite | (energy_error > DIVERGENCE_THRESHOLD),
+            is_divergent=energy_error > DIVERGENCE_THRESHOLD,
             is_nonfinite=~is_finite,
             energy=jnp.where(is_accepted, end_energy, start_energy),
             energy_error=energy_error,
@@ -141,9 +143,7 @@ def build_kernel(target: Target) -> HMCKernel:
     return HMCKernel(init, step)
 
 
-def _integrate(
-    target: Target, state: HMCState, momentum: Array, parameters: HMCParameters
-) -> tuple[HMCState, Array]:
+def _integrate(target: Target, state: HMCState, momentum: Array, parameters: HMCParameters) -> tuple[HMCState, Array]:
     """Run `num_integration_steps` leapfrog steps, one evaluation of the target each."""
     step_size, metric = parameters.step_size, parameters.metric
 
@@ -157,7 +157,9 @@ def _integrate(
         moved = HMCState(position, *target.logdensity_and_grad(position))
         return moved, kick(momentum, moved.logdensity_grad, 0.5)
 
-    return lax.fori_loop(0, parameters.num_integration_steps, integration_step, (state, momentum))
+    end: tuple[HMCState, Array]
+    end = lax.fori_loop(0, parameters.num_integration_steps, integration_step, (state, momentum))
+    return end
 
 
 def _is_finite(state: HMCState) -> Array:

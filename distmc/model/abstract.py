@@ -11,7 +11,7 @@ from distmc.errors import ModelError
 
 def shape_struct(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
     """Return an array without values."""
-    return jax.ShapeDtypeStruct(shape, dtype)  # type: ignore[no-untyped-call]
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def abstract(tree: Any) -> Any:

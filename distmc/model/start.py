@@ -126,7 +126,7 @@ def _draw_one(key: Array, name: str, parameter: Any, unconstrainer: Unconstraine
 
 
 def _barrier(value: Array) -> Array:
-    kept: Array = jax.lax.optimization_barrier(value)  # type: ignore[no-untyped-call]
+    kept: Array = jax.lax.optimization_barrier(value)
     return kept
 
 

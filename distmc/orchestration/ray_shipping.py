@@ -5,7 +5,8 @@ import functools
 import pickle
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -41,14 +42,14 @@ def ship(task: "WorkerTask", build_worker: BuildWorker) -> tuple["ray.ObjectRef[
 
 @contextlib.contextmanager
 def _pickled_by_value(functions: tuple[object, ...]) -> Iterator[None]:
-    """Let the modules that define `functions` travel as code, unless they are installed.
+    """Let the modules that define `functions`, and those beside them, travel as code, unless they are installed.
 
     A file beside the user's script exists on the node of the script only, so the workers could not import it.
     """
-    modules = {id(module): module for module in map(_module, functions) if module and not _is_installed(module)}
+    own = [module for module in map(_module, functions) if module is not None]
     with contextlib.ExitStack() as stack:
-        for module in modules.values():
-            if module.__name__ not in cloudpickle.list_registry_pickle_by_value():
+        for module in (*own, *_neighbours(own)):
+            if not _is_installed(module) and module.__name__ not in cloudpickle.list_registry_pickle_by_value():
                 cloudpickle.register_pickle_by_value(module)
                 stack.callback(cloudpickle.unregister_pickle_by_value, module)
         yield
@@ -60,9 +61,21 @@ def _module(function: object) -> ModuleType | None:
     return sys.modules.get(getattr(function, "__module__", None) or "")
 
 
+def _neighbours(modules: Iterable[ModuleType]) -> list[ModuleType]:
+    """Return loaded modules from the directories of these modules, or from below; those of libraries have none."""
+    folders = {Path(module.__file__).resolve().parent for module in modules if module.__file__ and _is_own(module)}
+    others = [module for module in list(sys.modules.values()) if getattr(module, "__file__", None)]
+    return [module for module in others if not folders.isdisjoint(Path(str(module.__file__)).resolve().parents)]
+
+
 def _is_installed(module: ModuleType) -> bool:
-    name, file = module.__name__, getattr(module, "__file__", None)
-    # What is run as a script travels as code anyway, and distmc is on every node.
-    if file is None or name == "__main__" or name.partition(".")[0] == "distmc":
-        return True
-    return any(file.startswith(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+    # What is run as a script travels as code anyway.
+    return module.__name__ == "__main__" or not _is_own(module)
+
+
+def _is_own(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    # distmc is on every node.
+    if file is None or module.__name__.partition(".")[0] == "distmc":
+        return False
+    return not any(file.startswith(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))

@@ -30,6 +30,7 @@ from distmc.parallel.tree import ReductionPlan
 from distmc.spec import Precision
 from distmc.types import Array, ConstrainedParameters, NumpyArray, PyTree
 
+
 class Shard(NamedTuple):
     """A worker's part of the data, on the host or laid out over the mesh.
 
@@ -99,9 +100,7 @@ class ShardedLogDensity:
     block_sum: BlockSum
     precision: Precision
 
-    def logdensity_and_grad(
-        self, position: Array, shard: Shard, constants: Mapping[str, Any]
-    ) -> tuple[Array, Array]:
+    def logdensity_and_grad(self, position: Array, shard: Shard, constants: Mapping[str, Any]) -> tuple[Array, Array]:
         """Evaluate log-density and gradient of all chains.
 
         Parameters
@@ -146,8 +145,9 @@ class ShardedLogDensity:
         def block_value(place: Array) -> Array:
             block = jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, place, keepdims=False), shard.buckets)
             # A block's arithmetic must not depend on what surrounds its loop; see `OrderedSum`.
-            isolated = lax.optimization_barrier((params, block))
-            return lax.optimization_barrier(self._block_value(*isolated, constants))
+            own_params, own_block = lax.optimization_barrier((params, block))
+            value: Array = lax.optimization_barrier(self._block_value(own_params, own_block, constants))
+            return value
 
         shape = (num_chains, 1 + self.unconstrainer.num_constrained)
         total = self.block_sum(block_value, shape, shard.block_range[0])

@@ -34,7 +34,8 @@ def shard(mesh: Mesh, leaf: NumpyArray) -> Array:
     """
     sharding = NamedSharding(mesh, PartitionSpec(WORKER_AXIS))
     global_shape = (leaf.shape[0] * mesh.size, *leaf.shape[1:])
-    return jax.make_array_from_process_local_data(sharding, leaf, global_shape)
+    array: Array = jax.make_array_from_process_local_data(sharding, leaf, global_shape)
+    return array
 
 
 def to_host(tree: PyTree) -> PyTree:

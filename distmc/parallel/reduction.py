@@ -73,7 +73,10 @@ class OrderedSum:
         # Barriers keep the compiler from merging the additions with what stands around them, which could
         # round differently in programs for different numbers of workers.
         subtrees = lax.optimization_barrier(self._fold(block_value, shape, block_range, member))
-        return lax.optimization_barrier(self._join_groups(self._join_members(subtrees, member)))
+        total = self._join_groups(self._join_members(subtrees, member))
+        # The sum of two that are not numbers is one of them, depending on which comes first; they can differ in bits.
+        result: Array = lax.optimization_barrier(jnp.where(jnp.isnan(total), jnp.nan, total))
+        return result
 
     def _fold(self, block_value: BlockValue, shape: tuple[int, ...], block_range: Array, member: Array) -> Array:
         """Fold the own range; return its largest subtrees, (max_nodes_per_member, *shape)."""
@@ -84,7 +87,7 @@ class OrderedSum:
             return _carry(pending, block, start, block_value(block - start))
 
         # A subtree waits for its sibling at (is it a right child, level).
-        pending = jnp.zeros((2, self.plan.num_levels, *shape), jnp.float64)
+        pending: Array = jnp.zeros((2, self.plan.num_levels, *shape), jnp.float64)
         pending = lax.fori_loop(start, stop, add_block, pending)
         return pending.reshape(-1, *shape)[jnp.asarray(self._places())[member]]
 

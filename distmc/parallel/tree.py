@@ -23,7 +23,7 @@ class Node(NamedTuple):
     """A subtree: `index` counts the nodes of its `level` from the left; level 0 are the blocks."""
 
     level: int
-    index: int
+    index: int  # type: ignore[assignment]
 
 
 Hop = tuple[tuple[int, int], ...]

@@ -27,7 +27,7 @@ from distmc.spec import RunSpec
 from distmc.types import Array, PyTree
 
 # The library's threaded matrix product cuts sums by the number of threads, which would show in the last bits.
-_CPU_OPTIONS = {"xla_cpu_multi_thread_eigen": False}
+_CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
 _REPLICATED, _SHARDED = PartitionSpec(), PartitionSpec(WORKER_AXIS)
 
 
@@ -133,7 +133,9 @@ def lower_program(
     )
 
 
-def _over_mesh(function: Callable[..., PyTree], mesh: Mesh, in_specs: tuple[PartitionSpec, ...]) -> Callable[..., PyTree]:
+def _over_mesh(
+    function: Callable[..., PyTree], mesh: Mesh, in_specs: tuple[PartitionSpec, ...]
+) -> Callable[..., PyTree]:
     mapped: Callable[..., PyTree] = jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=_REPLICATED, check_vma=False
     )

@@ -5,6 +5,7 @@ one compiled call; how many is a value, as are step size and trajectory length, 
 """
 
 import dataclasses
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from distmc.adaptation.metric import wants_dense
+from distmc.adaptation.pooling import Pooling
 from distmc.adaptation.schedule import build_schedule
 from distmc.adaptation.warmup import Warmup
 from distmc.kernels.base import Target
@@ -106,7 +108,8 @@ class Program:
             state, kept = self._step(key, state)
             return state, jax.tree.map(lambda buffer, value: buffer.at[place].set(value), trace, kept)
 
-        return lax.fori_loop(0, num_steps, one_step, (state, self._empty_trace(state)))
+        end: tuple[RunState, Trace] = lax.fori_loop(0, num_steps, one_step, (state, self._empty_trace(state)))
+        return end
 
     def _step(self, key: Array, state: RunState) -> tuple[RunState, Trace]:
         parameters = self.warmup.parameters(state.warmup, state.step)
@@ -118,7 +121,8 @@ class Program:
 
     def _empty_trace(self, state: RunState) -> Trace:
         kept = jax.eval_shape(lambda state: self._step(jax.random.key(0), state)[1], state)
-        return jax.tree.map(lambda leaf: jnp.zeros((self.capacity, *leaf.shape), leaf.dtype), kept)
+        empty: Trace = jax.tree.map(lambda leaf: jnp.zeros((self.capacity, *leaf.shape), leaf.dtype), kept)
+        return empty
 
 
 def build_program(spec: RunSpec, target: Target, num_dimensions: int) -> Program:
@@ -136,16 +140,17 @@ def build_program(spec: RunSpec, target: Target, num_dimensions: int) -> Program
     sampler, schedule = spec.sampler, build_schedule(spec.num_warmup)
     shortest_window = min(schedule.windows, default=0)
     is_learned = isinstance(sampler, ChEES)
+    length = sampler.initial_trajectory_length if isinstance(sampler, ChEES) else sampler.trajectory_length
     warmup = Warmup(
         schedule=schedule,
         target_acceptance_rate=sampler.target_acceptance_rate,
-        trajectory_length=sampler.initial_trajectory_length if isinstance(sampler, ChEES) else sampler.trajectory_length,
+        trajectory_length=length,
         is_trajectory_learned=is_learned,
         jitter=sampler.jitter,
         max_integration_steps=sampler.max_integration_steps,
         is_dense=wants_dense(sampler.metric, num_dimensions, shortest_window * spec.num_chains),
         target=target,
-        mean_over_chains=lambda values: jnp.mean(values, axis=0),
+        pooling=Pooling(mean=partial(jnp.mean, axis=0), median=partial(jnp.median, axis=0)),
     )
     capacity = max(1, min(_MOST_STEPS, _MOST_NUMBERS // (spec.num_chains * num_dimensions)))
     return Program(kernel=build_kernel(target), warmup=warmup, num_chains=spec.num_chains, capacity=capacity)

@@ -121,9 +121,7 @@ class Worker:
             self._shard = jax.tree.map(lambda rows: shard(self._mesh, rows), self._packed)
             constants = cast_floats(task.data.constants or {}, likelihood_dtype(task.spec.precision))
             self._constants = replicate(self._mesh, constants)
-            self._program = compile_program(
-                task.spec, task.model, self._plan, self._mesh, self._shard, self._constants
-            )
+            self._program = compile_program(task.spec, task.model, self._plan, self._mesh, self._shard, self._constants)
             self._key_data = replicate(self._mesh, jax.random.key_data(seed_key(task.spec.seed)))
             self._unconstrainer = Unconstrainer(task.model)
             self._constrain = jax.jit(jax.vmap(jax.vmap(lambda flat: self._unconstrainer.constrain(flat)[0])))
@@ -184,7 +182,7 @@ class Worker:
     def collect(self) -> ChunkArrays:
         """Return the last chunk's draws and the state after it; any rank gives the same."""
         last, trace = self._last, self._last.trace
-        num_steps, num_chains = trace.logdensity.shape
+        num_chains = trace.logdensity.shape[1]
         per_step = {"step_size": trace.step_size, "num_integration_steps": trace.num_integration_steps}
         per_chain = {name: getattr(trace, name) for name in _CHAIN_STATS}
         stats = per_chain | {name: np.repeat(kept[:, None], num_chains, axis=1) for name, kept in per_step.items()}
@@ -192,8 +190,8 @@ class Worker:
             chunk=last.number,
             phase=last.phase,
             first_step=last.first_step,
-            draws=self._constrained_draws(trace.position),
-            unconstrained=_chains_first(trace.position),
+            draws=self._constrained_draws(np.asarray(trace.position)),
+            unconstrained=_chains_first(np.asarray(trace.position)),
             stats={name: _chains_first(kept) for name, kept in stats.items()},
             state=to_arrays(last.state),
         )
@@ -243,8 +241,8 @@ def require_enough_blocks(num_workers: int, num_blocks: int) -> None:
     """
     if num_workers > num_blocks:
         raise SpecError(
-            f"{num_workers} workers were asked for, but the rows are cut into {num_blocks} blocks and a worker needs at "
-            f"least one; use at most {num_blocks} workers, or a larger `num_blocks` (which changes the last bits)."
+            f"{num_workers} workers were asked for, but the rows are cut into {num_blocks} blocks and a worker needs "
+            f"at least one; use at most {num_blocks} workers, or a larger `num_blocks` (which changes the last bits)."
         )
 
 

@@ -141,7 +141,7 @@ def _require_draws(path: Path, headers: Sequence[ChunkHeader]) -> None:
 
 
 def _labels(record: RunRecord, dim: str, size: int) -> tuple[Label, ...]:
-    return record.layout.coords.get(dim) or tuple(range(size))
+    return tuple(record.layout.coords.get(dim, ())) or tuple(range(size))
 
 
 def _write_labels(group: Any, dim: str, labels: tuple[Label, ...]) -> None:

@@ -281,6 +281,19 @@ class RunDirectory:
         self.write_record(record)
         return self.posterior_file
 
+    def discard_if_empty(self) -> bool:
+        """Remove a run that has no committed chunk, so that the next attempt can have its place.
+
+        Returns
+        -------
+        bool
+            Whether it was removed; files of others in the directory stay.
+        """
+        if numbered(self.path / CHUNKS):
+            return False
+        _unmake(self.path, [self.path, self.path / CHUNKS, self.path / STATE])
+        return True
+
     @property
     def posterior_file(self) -> Path:
         """Return where posterior.nc is, or will be."""

@@ -59,8 +59,8 @@ class Layout:
     """
 
     shapes: Mapping[str, tuple[int, ...]]
-    dims: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    coords: Mapping[str, tuple[Label, ...]] = dataclasses.field(default_factory=dict)
+    dims: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    coords: Mapping[str, Sequence[Label]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Turn sequences into tuples and refuse what cannot be stored."""
@@ -73,7 +73,7 @@ class Layout:
 
     def axes(self, name: str) -> tuple[str, ...]:
         """Return the names of the axes of one draw of a parameter."""
-        return self.dims.get(name) or tuple(f"{name}_dim_{axis}" for axis in range(len(self.shapes[name])))
+        return tuple(self.dims.get(name, ())) or tuple(f"{name}_dim_{axis}" for axis in range(len(self.shapes[name])))
 
     def sizes(self) -> dict[str, int]:
         """Return the length of every named axis."""

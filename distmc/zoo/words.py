@@ -64,6 +64,27 @@ def log_likelihood(params: ConstrainedParameters, data: Mapping[str, Any]) -> Ar
     )
 
 
+def starting_values(num_chains: int, seed: int = 0) -> dict[str, NumpyArray]:
+    """Return where the chains start: states that emit all phones nearly alike, each chain with noise of its own.
+
+    The likelihood has false summits, such as both states sharing the vowels; a chain that starts at a draw from
+    the flat prior may climb one of them and never leave. From states that know nothing all chains climb
+    together: the only difference between the states is then which one words begin in.
+
+    Parameters
+    ----------
+    num_chains : int
+    seed : int
+        Of the noise, which moves each probability by about a twentieth.
+    """
+    alike = np.full(len(PHONES), 400.0)
+    return {
+        "begins_in_0": np.full(num_chains, 0.75),
+        "transition": np.full((num_chains, NUM_STATES, NUM_STATES), 1.0 / NUM_STATES),
+        "emission": np.random.default_rng(seed).dirichlet(alike, size=(num_chains, NUM_STATES)),
+    }
+
+
 def load_words(num_words: int, seed: int = 0) -> Data:
     """Return words of the CMU Pronouncing Dictionary, drawn without replacement, in the dictionary's order.
 

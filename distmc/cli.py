@@ -1,0 +1,265 @@
+"""The command line: thin commands that build one specification and hand it on.
+
+JAX and Ray are imported when a command needs them, so that help comes at once.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from distmc import demo as words_demo
+from distmc.errors import DistmcError, ModelError, WorkerError
+from distmc.spec import SAMPLERS, Local, Placement, Ray, RunSpec
+
+if TYPE_CHECKING:
+    from distmc.model_file import ModelFile
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Commands(click.Group):
+    """Tells errors that are foreseen in words, with the exit code of their class."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except DistmcError as error:
+            _tell(error, ctx.find_root().obj)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Stopped on request.", err=True)
+            ctx.exit(130)
+
+
+def _tell(error: DistmcError, model_file: Path | None) -> None:
+    click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo(str(error), err=True)
+    if isinstance(error, ModelError) and error.__cause__ is not None and model_file is not None:
+        from distmc.model_file import location
+
+        where = location(error.__cause__, model_file)
+        if where is not None and where not in str(error):
+            click.echo(f"  {where}", err=True)
+    if isinstance(error, WorkerError) and error.remote_traceback:
+        click.echo(f"\nTraceback of the worker:\n{error.remote_traceback.rstrip()}", err=True)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="distmc")
+def cli() -> None:
+    """Sample Bayesian posteriors of data too many for one machine.
+
+    Exit codes: 0 done; 1 unexpected error; 2 unusable input; 3 run directory; 4 not enough room in the cluster;
+    5 a worker failed; 6 workers disagreed; 130 stopped on request.
+    """
+
+
+def _model_options(command: Command) -> Command:
+    """Add what `sample` and `check` have in common."""
+    options = (
+        click.argument("reference", metavar="FILE.py[:MODEL]"),
+        click.option("--data", required=True, metavar="FILE", help="Rows and constants, an .npz or .nc file."),
+        click.option("--chains", type=int, default=RunSpec.num_chains, show_default=True, help="Chains in lockstep."),
+        click.option("--seed", type=int, default=RunSpec.seed, show_default=True, help="Seed of all random numbers."),
+        click.option(
+            "--precision",
+            type=click.Choice(["mixed", "float64"]),
+            default=RunSpec.precision,
+            show_default=True,
+            help="Type in which rows are evaluated; they are always added in float64.",
+        ),
+        click.option(
+            "--blocks",
+            type=int,
+            help="Logical blocks of rows, a power of two; more workers than blocks are never possible. "
+            "[default: chosen from the data]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _placement_options(command: Command) -> Command:
+    """Add where to compute."""
+    options = (
+        click.option(
+            "--workers",
+            type=int,
+            default=1,
+            show_default=True,
+            help="1: this process, without Ray, unless a Ray option says otherwise. More: workers of a Ray cluster.",
+        ),
+        click.option("--local", is_flag=True, help="Compute in this process, without Ray."),
+        click.option(
+            "--address",
+            metavar="HOST:PORT",
+            help='Ray cluster to use, "auto" to find one, "local" to start one on this machine. [default: that of '
+            "RAY_ADDRESS, else one started on this machine]",
+        ),
+        click.option("--cpus-per-worker", type=int, metavar="N", help="Cores of each worker. [default: 1]"),
+        click.option("--gpus-per-worker", type=int, metavar="N", help="GPUs of each worker, 0 or 1. [default: 0]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.option("--words", type=int, default=words_demo.NUM_WORDS, show_default=True, help="Words to listen to.")
+@click.option("--workers", type=int, default=words_demo.NUM_WORKERS, show_default=True, help="Ray workers; 1: no Ray.")
+@click.option("--chains", type=int, default=words_demo.NUM_CHAINS, show_default=True, help="Chains in lockstep.")
+@click.option("--warmup", type=int, default=words_demo.NUM_WARMUP, show_default=True, help="Steps that tune.")
+@click.option("--draws", type=int, default=words_demo.NUM_DRAWS, show_default=True, help="Kept draws of each chain.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
+@click.option("--out", default=words_demo.PATH, show_default=True, metavar="DIRECTORY", help="Where the run goes.")
+def demo(words: int, workers: int, chains: int, warmup: int, draws: int, seed: int, out: str) -> None:
+    """Find vowels and consonants in English words without being told which is which.
+
+    If DIRECTORY exists, the next free name is used.
+    """
+    spec = RunSpec(num_chains=chains, num_warmup=warmup, num_draws=draws, seed=seed)
+    on = placement(workers)
+    _prepare_process(on)
+    words_demo.run(words, spec, on, out)
+
+
+@cli.command()
+@_model_options
+@click.option("--warmup", type=int, default=RunSpec.num_warmup, show_default=True, help="Steps that tune.")
+@click.option("--draws", type=int, default=RunSpec.num_draws, show_default=True, help="Kept draws of each chain.")
+@click.option(
+    "--sampler",
+    type=click.Choice(list(SAMPLERS), case_sensitive=False),
+    default="ChEES",
+    show_default=True,
+    help="Algorithm.",
+)
+@click.option("--target-acceptance", type=float, metavar="RATE", help="Higher: smaller steps. [default: 0.8]")
+@click.option("--out", metavar="DIRECTORY", help="Where the run goes; must not hold one yet. [default: runs/FILE]")
+@_placement_options
+@click.option("--progress/--no-progress", default=True, help="Show how the run is going.")
+def sample(
+    reference: str,
+    data: str,
+    chains: int,
+    warmup: int,
+    draws: int,
+    seed: int,
+    precision: Any,
+    blocks: int | None,
+    sampler: str,
+    target_acceptance: float | None,
+    out: str | None,
+    progress: bool,
+    **where: Any,
+) -> None:
+    """Sample the posterior of a model given all rows of the data.
+
+    MODEL is a distmc.Model in FILE.py, or a function that returns one; "model" if left out. The module-level names
+    DIMS, COORDS and INITIAL of FILE.py are used if they are there, for dims, coords and initial of distmc.sample;
+    INITIAL may also be a function of (num_chains, seed).
+    """
+    settings: dict[str, Any] = {} if target_acceptance is None else {"target_acceptance_rate": target_acceptance}
+    spec = RunSpec(
+        sampler=SAMPLERS[sampler](**settings),
+        num_chains=chains,
+        num_warmup=warmup,
+        num_draws=draws,
+        seed=seed,
+        precision=precision,
+        num_blocks=blocks,
+    )
+    on = placement(**where)
+    _prepare_process(on)
+    began = time.monotonic()
+    user = _load(reference)
+    from distmc.run import Run
+    from distmc.storage import read_data
+
+    initial = user.starting_values(chains, seed)
+    prepared = Run.prepare(user.model, read_data(data), spec, on, initial=initial, dims=user.dims, coords=user.coords)
+    path = out or Path("runs") / user.file.stem
+    file = prepared.execute(path, progress=progress)
+    from distmc import render
+
+    render.show_run(path, file, seconds=time.monotonic() - began)
+
+
+@cli.command()
+@_model_options
+def check(reference: str, data: str, chains: int, seed: int, precision: Any, blocks: int | None) -> None:
+    """Check a model with its data, without sampling: shapes, gradients, rows, precision, padding."""
+    spec = RunSpec(num_chains=chains, seed=seed, precision=precision, num_blocks=blocks)
+    user = _load(reference)
+    from distmc.model.preflight import check as run_checks
+    from distmc.storage import read_data
+
+    report = run_checks(user.model, read_data(data), spec, initial=user.starting_values(chains, seed))
+    click.echo(str(report))
+    if not report.ok:
+        raise click.exceptions.Exit(ModelError.exit_code)
+
+
+@cli.command()
+@click.argument("run", metavar="DIRECTORY")
+@click.option("--all", "every", is_flag=True, help="Show every value, not only the worst.")
+def summary(run: str, every: bool) -> None:
+    """Say what the draws of a run are worth, finished or not."""
+    from distmc import render
+
+    render.show_run(run, with_table=True, every=every)
+
+
+def placement(
+    workers: int,
+    local: bool = False,
+    address: str | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: int | None = None,
+) -> Placement:
+    """Return where to compute; one worker needs no Ray unless an option of Ray is given.
+
+    Raises
+    ------
+    click.UsageError
+        If `local` and other options exclude each other.
+    SpecError
+        If a count is impossible.
+    """
+    options = {"address": address, "num_cpus_per_worker": cpus_per_worker, "num_gpus_per_worker": gpus_per_worker}
+    given = {name: value for name, value in options.items() if value is not None}
+    on_ray = Ray(num_workers=workers, **given)  # type: ignore[arg-type]
+    if local and (workers != 1 or given):
+        raise click.UsageError(
+            "--local computes in this process, which is one worker without Ray; leave out --local, or the other "
+            "options of where to compute."
+        )
+    return on_ray if workers > 1 or given else Local()
+
+
+def _prepare_process(on: Placement) -> None:
+    """Settle what JAX and Ray read from the environment when they are first imported."""
+    if isinstance(on, Ray):
+        # JAX in this process would take most memory of the GPUs that the workers are to own.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        # The root cause is told in the end; what follows from it, worker by worker, is not worth a traceback.
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+
+
+def _load(reference: str) -> "ModelFile":
+    from distmc.model_file import load_model_file, split_reference
+
+    # Where an error comes from the user's own lines, they are shown with it.
+    click.get_current_context().find_root().obj = split_reference(reference)[0]
+    return load_model_file(reference)
+
+
+def main() -> None:
+    """Run the command line."""
+    cli()

@@ -1,0 +1,93 @@
+"""Posteriors with a closed form: means and standard deviations within Monte Carlo error, and a gate that can close."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+import distmc
+from distmc.data.data import Data
+from distmc.model.density import log_prior_density
+from distmc.model.transforms import Unconstrainer
+from distmc.parallel.logdensity import ShardedLogDensity
+from distmc.sampling import compiled
+from distmc.testing.moments import require_moments, score_moments
+from distmc.zoo import categorical, normal, regression
+
+ROWS = {normal: 20_000, categorical: 80, regression: 2_000}
+
+
+def _sample(module: Any, data: Data, sampler: Any) -> Any:
+    return distmc.sample(
+        module.build_model(),
+        data,
+        sampler=sampler,
+        num_chains=32,
+        num_warmup=250,
+        num_draws=500,
+        on=distmc.Local(),
+        progress=False,
+    )
+
+
+@pytest.mark.parametrize("sampler", [distmc.ChEES(), distmc.HMC()], ids=["ChEES", "HMC"])
+@pytest.mark.parametrize("module", ROWS, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_moments_are_the_exact_ones(module: Any, sampler: Any) -> None:
+    data = module.simulate(ROWS[module])
+    require_moments(_sample(module, data, sampler), module.solve(data))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LikelihoodTwice(ShardedLogDensity):
+    """Counts every row twice, as a sum over workers that is also taken inside one of them would."""
+
+    def _block_value(self, *arguments: Any) -> Any:
+        return 2.0 * super()._block_value(*arguments)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PriorOncePerBlock(ShardedLogDensity):
+    """Adds the prior inside the sum over blocks, a lower power of it than the classic slip would."""
+
+    def logdensity_and_grad(self, position: Any, *arguments: Any) -> Any:
+        import jax
+
+        def extra(flat: Any) -> Any:
+            return log_prior_density(self.model, self.unconstrainer.constrain(flat)[0])
+
+        value, grad = super().logdensity_and_grad(position, *arguments)
+        more, more_grad = jax.vmap(jax.value_and_grad(extra))(position)
+        again = self.block_sum.plan.num_blocks - 1
+        return value + again * more, grad + again * more_grad
+
+
+class WithoutJacobian(Unconstrainer):
+    """Forgets how much the map to the simplex stretches volume."""
+
+    def constrain(self, flat: Any) -> Any:
+        return super().constrain(flat)[0], jnp.zeros((), flat.dtype)
+
+
+BUGS: dict[str, tuple[str, type]] = {
+    "likelihood counted twice": ("ShardedLogDensity", LikelihoodTwice),
+    "prior counted once per block": ("ShardedLogDensity", PriorOncePerBlock),
+    "Jacobian missing": ("Unconstrainer", WithoutJacobian),
+}
+
+
+@pytest.fixture(params=BUGS)
+def broken_run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Data], Any]]:
+    name, double = BUGS[request.param]
+    monkeypatch.setattr(compiled, name, double)
+    return lambda data: _sample(categorical, data, distmc.HMC())
+
+
+def test_the_gate_closes_before_a_wrong_posterior(broken_run: Callable[[Data], Any]) -> None:
+    data = categorical.simulate(ROWS[categorical])
+    tree, exact = broken_run(data), categorical.solve(data)
+    with pytest.raises(AssertionError, match="Monte Carlo errors"):
+        require_moments(tree, exact)
+    # The chains agree with one another all the same: only the exact answer tells.
+    assert all(score.rhat < 1.01 for score in score_moments(tree, exact))

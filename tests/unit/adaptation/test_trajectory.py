@@ -1,0 +1,130 @@
+"""The length of trajectories follows the criterion, its jitter the sequence."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distmc.adaptation.pooling import Pooling
+from distmc.adaptation.trajectory import (
+    chees_rate_grad,
+    jittered_steps,
+    start_trajectory,
+    update_trajectory,
+    van_der_corput,
+)
+from distmc.kernels.base import Target
+from distmc.kernels.hmc import HMCInfo
+from distmc.kernels.metrics import Metric
+from distmc.types import Array
+
+POOLING = Pooling(mean=functools.partial(jnp.mean, axis=0), median=functools.partial(jnp.median, axis=0))
+TARGET = Target(lambda position: (position, position), lambda a, b: jnp.sum(a * b, axis=-1))
+NUM_CHAINS, NUM_DIMENSIONS = 20_000, 4
+SCALES = np.array([0.01, 1.0, 3.0, 500.0])
+
+
+def exact_trajectories(length: Array) -> tuple[Array, HMCInfo]:
+    """Return starts and ends of exact trajectories on a normal target with these scales around 7."""
+    rng = np.random.default_rng(0)
+    start, momentum = rng.normal(size=(2, NUM_CHAINS, NUM_DIMENSIONS))
+    end = jnp.cos(length) * start + jnp.sin(length) * momentum
+    end_momentum = -jnp.sin(length) * start + jnp.cos(length) * momentum
+    return jnp.asarray(7.0 + SCALES * start), info_of(7.0 + SCALES * end, end_momentum)
+
+
+def info_of(end: Any, momentum: Any, acceptance_rate: Any = None) -> HMCInfo:
+    rate = jnp.ones(len(end)) if acceptance_rate is None else acceptance_rate
+    no = jnp.zeros(len(end), bool)
+    zero = jnp.zeros(len(end))
+    return HMCInfo(rate, ~no, no, no, zero, zero, jnp.int32(1), jnp.asarray(end), jnp.asarray(momentum))
+
+
+def grad_at(length: Array) -> Array:
+    position, info = exact_trajectories(length)
+    metric = Metric(jnp.asarray(SCALES), jnp.asarray(1.0 / SCALES))
+    return chees_rate_grad(position, info, metric, length, TARGET, jnp.ones(NUM_CHAINS), POOLING)
+
+
+@pytest.mark.parametrize("length", [0.2, 0.7, 1.1, 1.3, 2.0, 2.8])
+def test_gradient_is_that_of_the_closed_form(length: float) -> None:
+    # On a normal target ChEES is proportional to sin(t)**2; the logarithm of its rate is that minus log(t).
+    expected = 2.0 * length / np.tan(length) - 1.0
+    # The ratio of two means over chains, each with a relative error of a few over the root of their number.
+    np.testing.assert_allclose(grad_at(jnp.asarray(length)), expected, atol=0.05 * (1.0 + abs(expected)))
+
+
+def test_search_settles_where_the_gradient_vanishes() -> None:
+    grad = jax.jit(grad_at)
+    for first in (0.3, 3.0):
+        state = start_trajectory(first)
+        for _ in range(150):
+            state = update_trajectory(state, grad(jnp.exp(state.log_length)))
+        # The root of tan(t) = 2 t.
+        np.testing.assert_allclose(jnp.exp(state.log_length), 1.1656, rtol=0.05)
+
+
+def test_one_update_moves_the_length_by_little_however_large_the_gradient() -> None:
+    state = update_trajectory(start_trajectory(1.0), jnp.asarray(1e12))
+    assert 0.0 < state.log_length < 0.2
+
+
+def test_average_follows_the_iterates() -> None:
+    state = start_trajectory(1.0)
+    state = update_trajectory(state, jnp.asarray(1.0))
+    np.testing.assert_allclose(state.log_average, state.log_length, rtol=1e-12)
+    first = state.log_length
+    state = update_trajectory(state, jnp.asarray(1.0))
+    share = 2.0**-0.5
+    np.testing.assert_allclose(state.log_average, share * state.log_length + (1.0 - share) * first, rtol=1e-12)
+
+
+def test_ends_that_do_not_count_change_nothing() -> None:
+    rng = np.random.default_rng(0)
+    start, end, momentum = rng.normal(size=(3, 8, 2))
+    metric = Metric(jnp.ones(2), jnp.ones(2))
+    time = jnp.asarray(0.5)
+    rate = np.array([0.9, 0.8, 0.0, 1.0, 0.7, 0.0, 0.6, 0.9])
+    expected = chees_rate_grad(
+        jnp.asarray(start), info_of(end, momentum, jnp.asarray(rate)), metric, time, TARGET, jnp.ones(8), POOLING
+    )
+    broken, broken_momentum = end.copy(), momentum.copy()
+    broken[2], broken[5], broken_momentum[2] = np.nan, np.inf, -np.inf
+    info = info_of(broken, broken_momentum, jnp.asarray(rate))
+    got = chees_rate_grad(jnp.asarray(start), info, metric, time, TARGET, jnp.ones(8), POOLING)
+    assert np.isfinite(expected)
+    assert got == expected
+
+
+def test_no_end_that_counts_gives_no_gradient() -> None:
+    start = jnp.zeros((3, 2))
+    info = info_of(jnp.full((3, 2), jnp.nan), jnp.full((3, 2), jnp.nan), jnp.zeros(3))
+    metric = Metric(jnp.ones(2), jnp.ones(2))
+    assert chees_rate_grad(start, info, metric, jnp.asarray(1.0), TARGET, jnp.ones(3), POOLING) == 0.0
+
+
+def test_first_elements_of_the_sequence() -> None:
+    got = [float(van_der_corput(jnp.asarray(index))) for index in range(9)]
+    assert got == [0.0, 0.5, 0.25, 0.75, 0.125, 0.625, 0.375, 0.875, 0.0625]
+
+
+def test_jitter_covers_its_range_evenly() -> None:
+    steps = jax.vmap(lambda step: jittered_steps(step, jnp.asarray(100.0), jnp.asarray(0.5), 0.5, 10_000))(
+        jnp.arange(256)
+    )
+    assert int(steps.min()) == 100
+    assert 298 <= int(steps.max()) <= 300
+    np.testing.assert_allclose(steps.mean(), 200.0, rtol=0.01)
+    assert len(np.unique(steps)) > 150
+
+
+@pytest.mark.parametrize(
+    ("length", "step_size", "expected"), [(1e-9, 1.0, 1), (1e9, 1e-9, 50), (1.0, 0.0, 50), (3.4, 1.0, 3)]
+)
+def test_steps_stay_within_limits(length: float, step_size: float, expected: int) -> None:
+    steps = jittered_steps(jnp.asarray(0), jnp.asarray(length), jnp.asarray(step_size), 0.0, 50)
+    assert steps == expected
+    assert steps.dtype == jnp.int32

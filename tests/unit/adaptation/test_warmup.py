@@ -1,0 +1,130 @@
+"""Warm-up learns from its steps, and from nothing after them."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distmc.adaptation.pooling import Pooling
+from distmc.adaptation.schedule import build_schedule
+from distmc.adaptation.warmup import Warmup, WarmupState
+from distmc.kernels.base import Target
+from distmc.kernels.hmc import HMCState, build_kernel
+from distmc.sampling.rng import chain_keys, seed_key
+from distmc.types import Array
+
+NUM_WARMUP, NUM_CHAINS = 200, 16
+SCALES = np.array([0.01, 1.0, 50.0])
+
+
+def logdensity_and_grad(position: Array) -> tuple[Array, Array]:
+    return -0.5 * jnp.sum((position / SCALES) ** 2, axis=1), -position / SCALES**2
+
+
+TARGET = Target(logdensity_and_grad, lambda a, b: jnp.sum(a * b, axis=-1))
+WARMUP = Warmup(
+    schedule=build_schedule(NUM_WARMUP),
+    target_acceptance_rate=0.8,
+    trajectory_length=1.0,
+    is_trajectory_learned=True,
+    jitter=0.5,
+    max_integration_steps=200,
+    is_dense=False,
+    target=TARGET,
+    pooling=Pooling(mean=functools.partial(jnp.mean, axis=0), median=functools.partial(jnp.median, axis=0)),
+)
+
+
+def run(warmup: Warmup, num_steps: int) -> Any:
+    """Return the states of warm-up before each step and after the last, and the kernel's parameters in each."""
+    kernel = build_kernel(warmup.target)
+
+    def step(carry: tuple[HMCState, WarmupState], number: Array) -> Any:
+        state, learned = carry
+        parameters = warmup.parameters(learned, number)
+        moved, info = kernel.step(chain_keys(seed_key(0), number, NUM_CHAINS), state, parameters)
+        return (moved, warmup.update(learned, number, parameters, state, moved, info)), (learned, parameters, info)
+
+    start = kernel.init(jnp.asarray(np.random.default_rng(0).normal(size=(NUM_CHAINS, 3))))
+    last, kept = jax.lax.scan(step, (start, warmup.init(start)), jnp.arange(num_steps, dtype=jnp.int32))
+    return last, kept
+
+
+@pytest.fixture(scope="module")
+def history() -> Any:
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, jax.jit(lambda: run(WARMUP, NUM_WARMUP + 60))())
+
+
+def test_scales_step_size_and_length_are_learned(history: Any) -> None:
+    _, (_, parameters, info) = history
+    after = slice(NUM_WARMUP, None)
+    np.testing.assert_allclose(parameters.metric.factor[-1], SCALES, rtol=0.2)
+    rates = info.acceptance_rate[after]
+    # Chains accept alike on a normal target, so that the mean is close to the harmonic mean.
+    assert 0.7 < rates.mean() < 0.95
+    length = parameters.step_size[after] * parameters.num_integration_steps[after]
+    assert 0.5 < length.mean() < 2.0
+
+
+def test_nothing_changes_when_warmup_has_ended(history: Any) -> None:
+    (_, last), (learned, parameters, _) = history
+    for before, after in zip(jax.tree.leaves(learned), jax.tree.leaves(last), strict=True):
+        for step in (NUM_WARMUP, NUM_WARMUP + 30):
+            assert before[step].tobytes() == after.tobytes()
+        # What is the same in the last step of warm-up as ever after would not show that it had stopped.
+    assert learned.step_size.log_average[NUM_WARMUP - 1] != last.step_size.log_average
+    assert len(np.unique(parameters.step_size[NUM_WARMUP:])) == 1
+    assert np.exp(last.step_size.log_average) == pytest.approx(parameters.step_size[-1])
+
+
+def test_trajectory_lengths_go_on_jittering(history: Any) -> None:
+    _, (_, parameters, _) = history
+    assert len(np.unique(parameters.num_integration_steps[NUM_WARMUP:])) > 1
+
+
+def test_metric_changes_when_a_window_ends_and_only_then(history: Any) -> None:
+    _, (learned, _, _) = history
+    factor = learned.metric.factor
+    changes = np.flatnonzero(np.any(factor[1:] != factor[:-1], axis=1))
+    assert tuple(changes) == WARMUP.schedule.window_ends
+
+
+def test_windows_start_afresh(history: Any) -> None:
+    _, (learned, _, _) = history
+    counts = learned.moments.count
+    assert counts[WARMUP.schedule.initial_buffer] == 0
+    ends = np.asarray(WARMUP.schedule.window_ends)
+    np.testing.assert_array_equal(counts[ends + 1], 0)
+    np.testing.assert_array_equal(learned.step_size.count[ends + 1], 0)
+    # Chains that had fallen far behind in a step are not among them.
+    full = NUM_CHAINS * (np.asarray(WARMUP.schedule.windows) - 1)
+    assert np.all((counts[ends] > 0.9 * full) & (counts[ends] <= full))
+
+
+def test_length_is_not_learned_before_a_metric_is_known(history: Any) -> None:
+    _, (learned, _, _) = history
+    first = WARMUP.schedule.window_ends[0]
+    assert len(np.unique(learned.trajectory.log_length[: first + 2])) == 1
+    assert learned.trajectory.log_length[first + 2] != learned.trajectory.log_length[0]
+
+
+def test_fixed_length_stays() -> None:
+    fixed = dataclasses.replace(WARMUP, is_trajectory_learned=False, trajectory_length=1.3)
+    (_, last), (_, parameters, _) = jax.tree.map(np.asarray, jax.jit(lambda: run(fixed, 120))())
+    assert np.exp(last.trajectory.log_length) == pytest.approx(1.3)
+    length = parameters.step_size * parameters.num_integration_steps
+    known = WARMUP.schedule.window_ends[-1] + 5
+    if known < 120:
+        assert 0.5 < length[known:].mean() < 2.0
+
+
+def test_first_step_size_is_finite_and_careful() -> None:
+    state = HMCState(jnp.zeros((2, 3)), jnp.zeros(2), jnp.array([[1e8, 0.0, 0.0], [jnp.nan, 0.0, 0.0]]))
+    np.testing.assert_allclose(jnp.exp(WARMUP.init(state).step_size.log_step_size), 1e-8)
+    flat = HMCState(jnp.zeros((2, 3)), jnp.zeros(2), jnp.zeros((2, 3)))
+    np.testing.assert_allclose(jnp.exp(WARMUP.init(flat).step_size.log_step_size), 1.0)
