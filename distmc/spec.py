@@ -51,7 +51,7 @@ class HMC:
 class ChEES:
     """Hamiltonian Monte Carlo whose shared trajectory length is learned by the ChEES criterion; the default.
 
-    The criterion is taken per unit of integration time; see `distmc.adaptation.trajectory`.
+    The criterion is divided by the square root of the integration time; see `distmc.adaptation.trajectory`.
 
     Attributes
     ----------

@@ -47,11 +47,20 @@ class StepSizeState(NamedTuple):
     log_center: Array
 
 
-def start_step_size(step_size: Array) -> StepSizeState:
-    """Return the state of a fresh search from a first guess, a positive scalar."""
+def start_step_size(step_size: Array, optimism: float) -> StepSizeState:
+    """Return the state of a fresh search.
+
+    Parameters
+    ----------
+    step_size : float64 scalar
+        First guess.
+    optimism : float
+        Iterates are drawn to the guess times this; larger than 1, because too small a step costs more than too
+        large a one.
+    """
     log_step_size = jnp.log(step_size)
     zero = jnp.zeros((), jnp.float64)
-    return StepSizeState(log_step_size, log_step_size, zero, zero, log_step_size + jnp.log(2.0))
+    return StepSizeState(log_step_size, log_step_size, zero, zero, log_step_size + jnp.log(optimism))
 
 
 def update_step_size(state: StepSizeState, pooled_rate: Array, target_rate: float) -> StepSizeState:

@@ -23,7 +23,7 @@ from distmc.adaptation.step_size import (
 )
 from distmc.adaptation.trajectory import (
     TrajectoryState,
-    chees_rate_grad,
+    criterion_grad,
     jittered_steps,
     start_trajectory,
     update_trajectory,
@@ -35,6 +35,9 @@ from distmc.types import Array
 
 # Before any scale is known a trajectory length means nothing; a few integration steps do.
 _STEPS_BEFORE_METRIC = 8.0
+# The first guess of the step size is far too small where chains start far out; that for whitened coordinates is good.
+_OPTIMISM_AT_START = 10.0
+_OPTIMISM_WHEN_WHITENED = 2.0
 
 State = TypeVar("State")
 
@@ -104,7 +107,7 @@ class Warmup:
         squared = self.target.dot(state.logdensity_grad, state.logdensity_grad)
         largest = jnp.max(jnp.where(jnp.isfinite(squared), squared, 0.0))
         return WarmupState(
-            step_size=start_step_size(1.0 / jnp.sqrt(jnp.maximum(largest, 1.0))),
+            step_size=start_step_size(1.0 / jnp.sqrt(jnp.maximum(largest, 1.0)), _OPTIMISM_AT_START),
             trajectory=start_trajectory(self.trajectory_length),
             moments=no_moments(num_dimensions, is_dense=self.is_dense),
             metric=identity_metric(num_dimensions, is_dense=self.is_dense),
@@ -153,7 +156,7 @@ class Warmup:
         trajectory = state.trajectory
         if self.is_trajectory_learned:
             time = parameters.step_size * parameters.num_integration_steps
-            grad = chees_rate_grad(before.position, info, state.metric, time, self.target, weight, self.pooling)
+            grad = criterion_grad(before.position, info, state.metric, time, self.target, weight, self.pooling)
             trajectory = _where(self._is_metric_known(step), update_trajectory(trajectory, grad), trajectory)
         return WarmupState(
             step_size=update_step_size(state.step_size, pooled_rate, self.target_acceptance_rate),
@@ -167,14 +170,14 @@ class Warmup:
         )
 
     def _renew_metric(self, state: WarmupState) -> WarmupState:
-        """Put the window's metric in force and start the step size and the next window afresh.
+        """Put the window's metric in force and start step size, trajectory and the next window afresh.
 
         In whitened coordinates a good step size scales as the fourth root of the dimension (Neal 2011, section 4.4).
         """
         num_dimensions = state.moments.mean.shape[0]
         return WarmupState(
-            step_size=start_step_size(jnp.asarray(num_dimensions**-0.25, jnp.float64)),
-            trajectory=state.trajectory,
+            step_size=start_step_size(jnp.asarray(num_dimensions**-0.25, jnp.float64), _OPTIMISM_WHEN_WHITENED),
+            trajectory=start_trajectory(self.trajectory_length),
             moments=no_moments(num_dimensions, is_dense=self.is_dense),
             metric=estimate_metric(state.moments, state.metric),
         )

@@ -4,6 +4,7 @@ import functools
 import importlib
 import pathlib
 import re
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -197,6 +198,13 @@ def test_targets_of_make_exist(page: pathlib.Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = {target for line in commands(page) for target in re.findall(r"^make ([a-z]+)\b", line)}
     assert named <= targets
+
+
+def test_rooms_are_in_the_order_that_is_enforced() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    layers = [contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers"]
+    enforced = [layer.replace("distmc.", "") for layer in layers[0]]
+    assert enforced in [text.splitlines() for _, text, _ in blocks(ROOT / "docs/explanation/architecture.md", "")]
 
 
 # Pictures -------------------------------------------------------------------------------------------------------------

@@ -42,13 +42,13 @@ def _draws(tree: Any) -> dict[str, NumpyArray]:
 @pytest.fixture(scope="module")
 def categorical_run() -> tuple[distmc.Model, dict[str, NumpyArray], Mapping[str, NumpyArray], float]:
     truth = sequences.draw_parameters(NUM_SYMBOLS, seed=4)
-    model, data = sequences.build_model(NUM_SYMBOLS), sequences.simulate(truth, num_rows=1500, num_steps=12, seed=5)
+    model, data = sequences.build_model(NUM_SYMBOLS), sequences.simulate(truth, num_rows=1000, num_steps=10, seed=5)
     return model, *_sampled(model, data, truth)
 
 
 @pytest.fixture(scope="module")
 def gaussian_run() -> tuple[distmc.Model, dict[str, NumpyArray], Mapping[str, NumpyArray], float]:
-    model, data = signals.build_model(), signals.simulate(num_rows=600, seed=6)
+    model, data = signals.build_model(), signals.simulate(num_rows=500, longest=9, seed=6)
     return model, *_sampled(model, data, signals.TRUTH)
 
 
@@ -57,7 +57,7 @@ def _sampled(model: distmc.Model, data: distmc.Data, truth: Mapping[str, NumpyAr
     tree = distmc.sample(
         model,
         data,
-        num_chains=24,
+        num_chains=16,
         num_warmup=200,
         num_draws=200,
         initial=dict(truth),

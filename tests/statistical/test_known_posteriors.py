@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -49,11 +50,9 @@ class LikelihoodTwice(ShardedLogDensity):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PriorOncePerBlock(ShardedLogDensity):
-    """Adds the prior inside the sum over blocks, a lower power of it than the classic slip would."""
+    """Counts the prior in every block, as a log-density that is summed over blocks whole would."""
 
     def logdensity_and_grad(self, position: Any, *arguments: Any) -> Any:
-        import jax
-
         def extra(flat: Any) -> Any:
             return log_prior_density(self.model, self.unconstrainer.constrain(flat)[0])
 

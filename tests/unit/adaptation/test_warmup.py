@@ -18,7 +18,7 @@ from distmc.sampling.rng import chain_keys, seed_key
 from distmc.types import Array
 
 NUM_WARMUP, NUM_CHAINS = 200, 16
-SCALES = np.array([0.01, 1.0, 50.0])
+SCALES = np.array([0.1, 1.0, 5.0])
 
 
 def logdensity_and_grad(position: Array) -> tuple[Array, Array]:
@@ -76,15 +76,10 @@ def test_nothing_changes_when_warmup_has_ended(history: Any) -> None:
     for before, after in zip(jax.tree.leaves(learned), jax.tree.leaves(last), strict=True):
         for step in (NUM_WARMUP, NUM_WARMUP + 30):
             assert before[step].tobytes() == after.tobytes()
-        # What is the same in the last step of warm-up as ever after would not show that it had stopped.
+    # What had not changed in the last step of warm-up either would show nothing.
     assert learned.step_size.log_average[NUM_WARMUP - 1] != last.step_size.log_average
     assert len(np.unique(parameters.step_size[NUM_WARMUP:])) == 1
     assert np.exp(last.step_size.log_average) == pytest.approx(parameters.step_size[-1])
-
-
-def test_trajectory_lengths_go_on_jittering(history: Any) -> None:
-    _, (_, parameters, _) = history
-    assert len(np.unique(parameters.num_integration_steps[NUM_WARMUP:])) > 1
 
 
 def test_metric_changes_when_a_window_ends_and_only_then(history: Any) -> None:
@@ -113,14 +108,15 @@ def test_length_is_not_learned_before_a_metric_is_known(history: Any) -> None:
     assert learned.trajectory.log_length[first + 2] != learned.trajectory.log_length[0]
 
 
-def test_fixed_length_stays() -> None:
-    fixed = dataclasses.replace(WARMUP, is_trajectory_learned=False, trajectory_length=1.3)
-    (_, last), (_, parameters, _) = jax.tree.map(np.asarray, jax.jit(lambda: run(fixed, 120))())
-    assert np.exp(last.trajectory.log_length) == pytest.approx(1.3)
-    length = parameters.step_size * parameters.num_integration_steps
-    known = WARMUP.schedule.window_ends[-1] + 5
-    if known < 120:
-        assert 0.5 < length[known:].mean() < 2.0
+def test_fixed_length_stays_and_goes_on_jittering() -> None:
+    fixed = dataclasses.replace(WARMUP, is_trajectory_learned=False, trajectory_length=5.0)
+    (_, last), (_, parameters, _) = jax.tree.map(np.asarray, jax.jit(lambda: run(fixed, NUM_WARMUP + 40))())
+    assert last.trajectory.log_length == last.trajectory.log_average == np.log(5.0)
+    length = (parameters.step_size * parameters.num_integration_steps)[NUM_WARMUP:]
+    # Rounding to whole integration steps leaves the length right on average.
+    np.testing.assert_allclose(length.mean(), 5.0, rtol=0.1)
+    assert length.min() < 3.5
+    assert length.max() > 6.5
 
 
 def test_first_step_size_is_finite_and_careful() -> None:

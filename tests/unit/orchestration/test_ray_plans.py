@@ -77,6 +77,27 @@ def test_functions_beside_the_script_travel_as_code(tmp_path: pathlib.Path, monk
     assert pickle.loads(by_value)(40) == 42
 
 
+def test_modules_that_a_model_imports_from_its_own_directory_travel_as_code(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_parts").mkdir()
+    (tmp_path / "my_parts" / "__init__.py").write_text("")
+    (tmp_path / "my_parts" / "shift.py").write_text("def shift(x):\n    return x + 2\n")
+    (tmp_path / "my_model.py").write_text(
+        "import my_parts.shift\ndef log_likelihood(x):\n    return my_parts.shift.shift(x)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    function = importlib.import_module("my_model").log_likelihood
+    with ray_shipping._pickled_by_value((function,)):
+        by_value = cloudpickle.dumps(function)
+        assert not any(name.startswith(("distmc", "numpy")) for name in cloudpickle.list_registry_pickle_by_value())
+    assert not cloudpickle.list_registry_pickle_by_value()
+    for name in ("my_model", "my_parts.shift", "my_parts"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != str(tmp_path)])
+    assert pickle.loads(by_value)(40) == 42
+
+
 def test_installed_functions_travel_by_name() -> None:
     with ray_shipping._pickled_by_value((json.dumps, pytest.raises, Ray)):
         assert not cloudpickle.list_registry_pickle_by_value()

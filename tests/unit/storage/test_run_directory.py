@@ -55,6 +55,23 @@ def test_a_run_of_another_model_or_data_is_named(run: RunDirectory, record: RunR
         RunDirectory.create(run.path, other)
 
 
+def test_a_run_without_a_chunk_leaves_nothing_but_what_was_there_before(
+    run: RunDirectory, record: RunRecord, write_steps: WriteSteps
+) -> None:
+    assert run.discard_if_empty()
+    assert not run.path.exists()
+    again = RunDirectory.create(run.path, record)
+    (run.path / "notes.txt").write_text("not of the run")
+    assert again.discard_if_empty()
+    assert [file.name for file in run.path.iterdir()] == ["notes.txt"]
+    (run.path / "notes.txt").unlink()
+    third = RunDirectory.create(run.path, record)
+    write_steps(third, 10)
+    before = sorted(run.path.rglob("*"))
+    assert not third.discard_if_empty()
+    assert sorted(run.path.rglob("*")) == before
+
+
 def test_a_directory_of_something_else_is_refused(tmp_path: Path, record: RunRecord) -> None:
     (tmp_path / "thesis.tex").write_text("a year of work")
     with pytest.raises(RunDirectoryError, match=r"not empty \(it holds thesis.tex\)"):

@@ -1,0 +1,5 @@
+"""``python -m distmc``: the command line without the installed script."""
+
+from distmc.cli import main
+
+main()

@@ -1,0 +1,64 @@
+"""What `import distmc` costs: no Ray, no files' libraries, no device, and little time."""
+
+import json
+import subprocess
+import sys
+import types
+
+import pytest
+
+import distmc
+
+SLOW = ("arviz_base", "arviz_stats", "netCDF4", "ray", "xarray")
+PROBE = f"""
+import json, resource, sys
+import distmc
+used = resource.getrusage(resource.RUSAGE_SELF)
+at_import = [name for name in {SLOW!r} if name in sys.modules]
+for name in distmc.__all__:
+    getattr(distmc, name)
+from jax._src import xla_bridge
+print(json.dumps({{
+    "at_import": at_import,
+    "with_all_names": [name for name in {SLOW!r} if name in sys.modules],
+    "backend": xla_bridge.backends_are_initialized(),
+    "seconds": used.ru_utime + used.ru_stime,
+}}))
+"""
+
+
+@pytest.fixture(scope="module")
+def facts() -> dict[str, object]:
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=120, check=True)
+    read: dict[str, object] = json.loads(done.stdout)
+    return read
+
+
+def test_nothing_slow_is_loaded(facts: dict[str, object]) -> None:
+    assert facts["at_import"] == []
+    assert facts["with_all_names"] == []
+
+
+def test_no_device_is_started(facts: dict[str, object]) -> None:
+    assert facts["backend"] is False
+
+
+def test_it_takes_a_moment(facts: dict[str, object]) -> None:
+    # Processor time, which a busy machine does not stretch much; JAX alone would take more than this.
+    seconds = facts["seconds"]
+    assert isinstance(seconds, float)
+    assert seconds < 1.0
+
+
+def test_public_names_are_exactly_what_is_offered() -> None:
+    offered = {name for name in dir(distmc) if not name.startswith("_")}
+    modules = {name for name in offered if isinstance(getattr(distmc, name), types.ModuleType)} - {"errors"}
+    assert offered - modules == set(distmc.__all__)
+
+
+def test_public_names_are_sorted() -> None:
+    # As ruff sorts them: constants, then classes, then functions.
+    def key(name: str) -> tuple[int, str]:
+        return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+
+    assert distmc.__all__ == sorted(distmc.__all__, key=key)

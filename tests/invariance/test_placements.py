@@ -1,0 +1,143 @@
+"""The same draws, bit for bit, wherever they are computed; and a check that notices when they are not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from jax import lax
+
+from distmc.data.data import Data
+from distmc.likelihoods import hmm
+from distmc.model.model import Model
+from distmc.orchestration import session
+from distmc.orchestration.executor import BuildWorker, build_worker
+from distmc.parallel.reduction import OrderedSum
+from distmc.run import Run
+from distmc.sampling import compiled
+from distmc.sampling.reports import ChunkArrays, ChunkReport
+from distmc.sampling.state import digest
+from distmc.spec import Local, Placement, Ray, RunSpec
+from distmc.testing.invariance import first_difference, require_identical
+
+NUM_STATES, NUM_SYMBOLS = 2, 3
+SPEC = RunSpec(num_chains=4, num_warmup=40, num_draws=20, num_blocks=8)
+
+
+class Record:
+    """What a run commits: draws and statistics by name, and the state after the last step."""
+
+    def __init__(self, model: Model, data: Data, on: Placement, build: BuildWorker = build_worker) -> None:
+        self.chunks: list[ChunkArrays] = []
+        task = Run.prepare(model, data, SPEC, on).task
+        session.run(task, on, commit=self._commit, build_worker=build)
+        self.digest = digest(self.chunks[-1].state)
+
+    def _commit(self, report: ChunkReport, arrays: ChunkArrays) -> None:
+        self.chunks.append(arrays)
+
+    @property
+    def draws(self) -> dict[str, Any]:
+        pieces: dict[str, list[Any]] = {}
+        for chunk in self.chunks:
+            group = "warmup" if chunk.phase == "warmup" else "draws"
+            kept: Mapping[str, Any] = {**chunk.draws, **chunk.stats, "unconstrained": chunk.unconstrained}
+            for name, values in kept.items():
+                pieces.setdefault(f"{group}/{name}", []).append(values)
+        return {name: np.concatenate(chunks, axis=1) for name, chunks in pieces.items()}
+
+
+def hmm_likelihood(params: dict[str, Any], data: dict[str, Any]) -> Any:
+    return hmm.categorical(
+        initial=jnp.full(NUM_STATES, 1.0 / NUM_STATES),
+        transition=params["transition"],
+        emission=params["emission"],
+        observations=data["symbols"],
+        length=data["length"],
+    )
+
+
+def hidden_markov() -> tuple[Model, Data]:
+    """Return a hidden Markov model of ragged sequences."""
+    rng = np.random.default_rng(0)
+    rows = {"symbols": rng.integers(0, NUM_SYMBOLS, (60, 6)), "length": rng.integers(2, 7, 60)}
+    priors = {
+        "transition": dist.Dirichlet(np.ones((NUM_STATES, NUM_STATES))).to_event(1),
+        "emission": dist.Dirichlet(np.ones((NUM_STATES, NUM_SYMBOLS))).to_event(1),
+    }
+    return Model(priors, hmm_likelihood), Data(rows=rows, length="length")
+
+
+def logistic_likelihood(params: dict[str, Any], data: dict[str, Any]) -> Any:
+    return dist.Bernoulli(logits=params["intercept"] + data["x"] @ params["slope"]).log_prob(data["y"])
+
+
+def logistic() -> tuple[Model, Data]:
+    """Return a logistic regression."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 2))
+    y = rng.random(60) < 1.0 / (1.0 + np.exp(-x @ [1.0, -1.0]))
+    priors = {"intercept": dist.Normal(0.0, 2.0), "slope": dist.Normal(0.0, 1.0).expand([2]).to_event(1)}
+    return Model(priors, logistic_likelihood), Data(rows={"x": x, "y": y})
+
+
+PROBLEMS = {"hidden Markov model": hidden_markov, "logistic regression": logistic}
+
+
+@pytest.fixture(scope="module")
+def local_runs() -> dict[str, Record]:
+    return {name: Record(*build(), Local()) for name, build in PROBLEMS.items()}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 4])
+@pytest.mark.parametrize("problem", list(PROBLEMS))
+def test_draws_do_not_depend_on_where_they_are_computed(
+    problem: str, num_workers: int, local_runs: dict[str, Record]
+) -> None:
+    local = local_runs[problem]
+    spread = Record(*PROBLEMS[problem](), Ray(num_workers=num_workers))
+    require_identical(local.draws, spread.draws, names=("Local()", f"Ray(num_workers={num_workers})"))
+    assert spread.digest == local.digest
+
+
+def test_runs_that_are_compared_move(local_runs: dict[str, Record]) -> None:
+    for record in local_runs.values():
+        draws = record.draws
+        assert draws["warmup/unconstrained"].shape[:2] == (4, 40)
+        assert draws["draws/unconstrained"].shape[:2] == (4, 20)
+        # Equal draws of chains that stand still, or of a step size that is not tuned, would show little.
+        assert np.mean(np.diff(draws["draws/unconstrained"], axis=1) != 0.0) > 0.5
+        assert len(np.unique(draws["warmup/step_size"])) > 20
+
+
+class LeftToRight(OrderedSum):
+    """A sum that is just as exact, and starts with the first block instead of walking the tree."""
+
+    def __call__(self, block_value: Any, shape: tuple[int, ...], block_range: Any) -> Any:
+        def add_block(place: Any, total: Any) -> Any:
+            return total + block_value(place)
+
+        return lax.fori_loop(0, block_range[1] - block_range[0], add_block, jnp.zeros(shape, jnp.float64))
+
+
+def test_check_notices_when_blocks_are_added_in_another_order(
+    local_runs: dict[str, Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "OrderedSum", LeftToRight)
+    reordered = Record(*logistic(), Local())
+    local = local_runs["logistic regression"]
+    difference = first_difference(local.draws, reordered.draws, ("the tree", "left to right"))
+    assert difference is not None
+    # Rounding shows within the first few steps of warm-up, and only there: the sums are otherwise the same.
+    assert difference.variable.startswith("warmup/")
+    assert difference.draw is not None
+    assert difference.draw < 5
+    assert " in the tree but " in str(difference)
+    at = (slice(None), difference.draw)
+    np.testing.assert_allclose(
+        reordered.draws["warmup/unconstrained"][at], local.draws["warmup/unconstrained"][at], rtol=1e-9
+    )
+    assert reordered.digest != local.digest

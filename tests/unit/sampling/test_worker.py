@@ -1,0 +1,141 @@
+"""The life of a worker, alone in its run."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from distmc.data.blocks import plan_blocks
+from distmc.errors import SpecError, StartError
+from distmc.model.density import serial_logdensity
+from distmc.model.transforms import Unconstrainer
+from distmc.sampling.reports import ChunkArrays, ChunkReport
+from distmc.sampling.state import digest
+from distmc.sampling.worker import Worker, WorkerTask, require_enough_blocks
+
+
+def advance(worker: Worker, chunk_length: int, num_steps: int) -> tuple[list[ChunkReport], list[ChunkArrays]]:
+    reports, chunks = [], []
+    while not reports or reports[-1].step < num_steps:
+        done = reports[-1].step if reports else 0
+        reports.append(worker.advance(min(chunk_length, num_steps - done)))
+        chunks.append(worker.collect())
+    return reports, chunks
+
+
+def joined(chunks: list[ChunkArrays]) -> dict[str, Any]:
+    """Return everything that was kept, over all chunks."""
+    first = chunks[0]
+    return {
+        "unconstrained": np.concatenate([chunk.unconstrained for chunk in chunks], axis=1),
+        **{name: np.concatenate([chunk.draws[name] for chunk in chunks], axis=1) for name in first.draws},
+        **{name: np.concatenate([chunk.stats[name] for chunk in chunks], axis=1) for name in first.stats},
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(compiled_worker: Worker) -> tuple[list[ChunkReport], list[ChunkArrays]]:
+    """Return the run in chunks of twenty steps."""
+    compiled_worker.start()
+    return advance(compiled_worker, 20, 70)
+
+
+def test_start_evaluates_the_starting_positions(compiled_worker: Worker, task: WorkerTask) -> None:
+    report = compiled_worker.start()
+    assert (report.chunk, report.phase, report.step, report.num_steps) == (0, "start", 0, 0)
+    arrays = compiled_worker.collect()
+    np.testing.assert_array_equal(arrays.state["kernel.position"], task.start)
+    with jax.enable_x64(True):
+        serial = serial_logdensity(task.model, task.data, plan_blocks(task.data, 8), task.spec.precision)
+        expected = [float(serial(position)) for position in task.start]
+    np.testing.assert_allclose(arrays.state["kernel.logdensity"], expected, rtol=1e-6)
+    assert arrays.unconstrained.shape == (4, 0, 3)
+    assert arrays.draws["slope"].shape == (4, 0, 2)
+
+
+def test_chunks_end_where_a_phase_does(worker: Worker) -> None:
+    warmup, draws = worker.advance(1000), worker.advance(1000)
+    assert (warmup.chunk, warmup.phase, warmup.step, warmup.num_steps) == (1, "warmup", 40, 40)
+    assert (draws.chunk, draws.phase, draws.step, draws.num_steps) == (2, "draws", 70, 30)
+    over = worker.advance(1000)
+    assert (over.phase, over.step, over.num_steps) == ("draws", 70, 0)
+
+
+def test_where_chunks_end_changes_nothing(worker: Worker, whole: Any) -> None:
+    reports, chunks = advance(worker, 7, 70)
+    assert [report.num_steps for report in reports] == [7] * 5 + [5] + [7] * 4 + [2]
+    for name, kept in joined(whole[1]).items():
+        assert joined(chunks)[name].tobytes() == kept.tobytes(), name
+    assert digest(chunks[-1].state) == digest(whole[1][-1].state)
+
+
+def test_resumed_run_goes_on_bit_for_bit(task: WorkerTask, whole: Any) -> None:
+    _, chunks = whole
+    # The first twenty steps lie in the middle of warm-up.
+    resumed = Worker(dataclasses.replace(task, resume_state=chunks[0].state), 0, 1)
+    resumed.load()
+    resumed.compile()
+    report = resumed.start()
+    assert (report.phase, report.step) == ("start", 20)
+    _, rest = advance(resumed, 20, 70)
+    assert rest[0].first_step == 20
+    for name, kept in joined(chunks[1:]).items():
+        assert joined(rest)[name].tobytes() == kept.tobytes(), name
+    assert digest(rest[-1].state) == digest(chunks[-1].state)
+
+
+def test_same_run_again_has_the_same_digests(worker: Worker, whole: Any) -> None:
+    again, _ = advance(worker, 20, 70)
+    assert [report.digest for report in again] == [report.digest for report in whole[0]]
+    assert len({report.digest for report in again}) == len(again)
+
+
+def test_draws_are_positions_on_their_supports(task: WorkerTask, whole: Any) -> None:
+    kept = joined(whole[1])
+    assert kept["unconstrained"].shape == (4, 70, 3)
+    assert kept["slope"].shape == (4, 70, 2)
+    with jax.enable_x64(True):
+        unconstrainer = Unconstrainer(task.model)
+        params = jax.vmap(jax.vmap(lambda flat: unconstrainer.constrain(flat)[0]))(kept["unconstrained"])
+    for name, values in params.items():
+        np.testing.assert_allclose(kept[name], values, rtol=1e-12)
+    np.testing.assert_array_equal(whole[1][-1].state["kernel.position"], kept["unconstrained"][:, -1])
+
+
+def test_reports_tell_what_the_chunk_holds(whole: Any) -> None:
+    for report, chunk in zip(*whole, strict=True):
+        stats = chunk.stats
+        assert report.acceptance_rate == pytest.approx(stats["acceptance_rate"].mean())
+        assert report.num_integration_steps == pytest.approx(stats["num_integration_steps"].mean())
+        assert report.step_size == stats["step_size"][0, -1]
+        assert report.num_divergent == stats["is_divergent"].sum()
+        assert chunk.first_step == report.step - report.num_steps
+        assert (chunk.chunk, chunk.phase) == (report.chunk, report.phase)
+    draws = whole[1][-1].stats["step_size"]
+    assert len(np.unique(draws)) == 1
+
+
+def test_start_that_is_not_finite_is_refused(compiled_worker: Worker, task: WorkerTask) -> None:
+    start = task.start.copy()
+    start[2] = 1e300
+    compiled_worker._task = dataclasses.replace(task, start=start)
+    try:
+        with pytest.raises(StartError, match=r"1 of 4 chains start where .*chain 2: log-density"):
+            compiled_worker.start()
+    finally:
+        compiled_worker._task = task
+
+
+def test_more_workers_than_blocks_are_refused(task: WorkerTask) -> None:
+    with pytest.raises(SpecError, match="9 workers were asked for, but the rows are cut into 8 blocks"):
+        Worker(task, 0, 9).load()
+    require_enough_blocks(8, 8)
+
+
+def test_worker_without_its_peers_does_not_compile(task: WorkerTask) -> None:
+    worker = Worker(task, 0, 2)
+    worker.load()
+    with pytest.raises(RuntimeError, match="2 workers need one device each"):
+        worker.compile()

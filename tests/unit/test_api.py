@@ -1,0 +1,315 @@
+"""The Python door: what it refuses, in which words, before anything is started, and what it gives."""
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import arviz_stats
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+import xarray as xr
+
+import distmc
+from distmc import errors, run
+from distmc.errors import DataError, InputError, ModelError, RunDirectoryError, SpecError, StartError
+from distmc.orchestration import session
+from distmc.orchestration.events import ChunkCommitted
+from distmc.sampling.worker import Worker
+from distmc.zoo import categorical, normal
+
+NUM_ROWS = 40
+SMALL: dict[str, Any] = {"num_chains": 4, "num_warmup": 30, "num_draws": 20, "num_blocks": 4, "progress": False}
+
+
+def _rows() -> dict[str, Any]:
+    return {"value": np.linspace(-1.0, 1.0, NUM_ROWS)}
+
+
+def _model(log_likelihood: Callable[..., Any] = normal.log_likelihood, **parameters: Any) -> distmc.Model:
+    return distmc.Model(parameters={"mean": dist.Normal(0.0, 1.0), **parameters}, log_likelihood=log_likelihood)
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail if a run gets as far as its workers, or to Ray."""
+
+    def started(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("the run was started")
+
+    monkeypatch.setattr(session, "run", started)
+    before = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+    yield
+    assert before == ("ray" in sys.modules and sys.modules["ray"].is_initialized())
+
+
+def _sample(**changes: Any) -> Any:
+    return distmc.sample(**{"model": _model(), "data": _rows(), **SMALL, **changes})
+
+
+BAD_DATA: dict[str, tuple[Any, str]] = {
+    "nothing": ({}, "is empty"),
+    "no rows": ({"value": np.zeros(0)}, "row"),
+    "not a mapping": ([1.0, 2.0], "`data` is of type `list`"),
+    "unequal rows": ({"value": np.zeros(4), "other": np.zeros(5)}, "4.*5|5.*4"),
+    "NaN": ({"value": np.array([0.0, np.nan])}, "NaN in row 1.*missing"),
+    "infinite": ({"value": np.array([0.0, 1.0, np.inf])}, "infinite in row 2"),
+    "text": ({"value": np.array(["a", "b"])}, "unique"),
+    "objects": ({"value": np.array([None, 1.0])}, "type `object`"),
+    "complex": ({"value": np.array([1j])}, "real and imaginary"),
+    "sequences of different lengths": ({"value": [[1.0], [1.0, 2.0]]}, "distmc.ragged"),
+    "a scalar": ({"value": 1.0}, "`value`"),
+}
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize(("data", "words"), BAD_DATA.values(), ids=BAD_DATA)
+def test_data_that_cannot_be_used(data: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        _sample(data=data)
+
+
+BAD_LIKELIHOODS: dict[str, tuple[Callable[..., Any], str]] = {
+    "wrong shape": (lambda params, data: jnp.zeros((3, 2)), r"returned shape \(3, 2\)"),
+    "a column too many": (lambda params, data: data["value"][:, None] * params["mean"], r"Sum over\s+all axes"),
+    "nothing": (lambda params, data: None, "None"),
+    "integers": (lambda params, data: jnp.zeros(data["value"].shape, int), "int"),
+    "another name": (lambda params, data: params["means"] * data["value"], "means"),
+    "never finite": (lambda params, data: jnp.log(-jnp.abs(data["value"]) - 1.0) * params["mean"], "finite at none"),
+}
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize(("log_likelihood", "words"), BAD_LIKELIHOODS.values(), ids=BAD_LIKELIHOODS)
+def test_likelihoods_that_cannot_be_used(log_likelihood: Callable[..., Any], words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        _sample(model=_model(log_likelihood))
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize(
+    ("parameter", "words"),
+    [
+        (lambda: dist.Poisson(3.0), "discrete"),
+        (lambda: distmc.Parameter(support=dist.constraints.boolean), "discrete"),
+        (lambda: distmc.Parameter(shape=(2,), support=dist.constraints.sphere), "cannot map"),
+        (lambda: distmc.Parameter(support="positive"), "is not a constraint"),
+        (lambda: dist.Delta(1.0), "constants"),
+        (lambda: dist.Normal, "call it"),
+        (lambda: 1.0, "of type `float`"),
+    ],
+    ids=["counts", "boolean", "sphere", "text", "fixed", "class", "number"],
+)
+def test_parameters_that_cannot_be_used(parameter: Callable[[], Any], words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        _sample(model=_model(other=parameter()))
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize(
+    ("initial", "words"),
+    [
+        ({"scale": -1.0}, "outside the support"),
+        ({"scale": 0.0}, "boundary|outside"),
+        ({"scale": np.nan}, "outside the support"),
+        ({"mean": np.inf}, "outside the support|boundary"),
+        ({"mean": np.zeros(3)}, r"shape \(3,\)"),
+        ({"mu": 0.0}, r"names \['mu'\]"),
+        ([0.0], "mapping"),
+    ],
+)
+def test_starting_values_that_cannot_be_used(initial: Any, words: str) -> None:
+    with pytest.raises(StartError, match=words):
+        _sample(model=_model(scale=dist.HalfNormal(1.0)), initial=initial)
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_chains", 0),
+        ("num_chains", -4),
+        ("num_chains", 1),
+        ("num_warmup", -1),
+        ("num_draws", 0),
+        ("seed", -1),
+        ("num_blocks", 3),
+        ("precision", "float16"),
+        ("sampler", "NUTS"),
+    ],
+)
+def test_settings_that_cannot_be_used(name: str, value: Any) -> None:
+    with pytest.raises(SpecError, match=f"`{name}="):
+        _sample(**{name: value})
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_a_placement_that_is_none() -> None:
+    with pytest.raises(InputError, match="`on="):
+        _sample(on="ray")
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_a_model_that_is_none() -> None:
+    with pytest.raises(InputError, match="`model"):
+        _sample(model=normal.log_likelihood)
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_more_workers_than_blocks() -> None:
+    with pytest.raises(SpecError, match="5 workers .* 4 blocks"):
+        _sample(on=distmc.Ray(num_workers=5))
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [({"dims": {"mean": ["a"]}}, "mean"), ({"dims": {"means": ["a"]}}, "means"), ({"coords": {"a": []}}, "a")],
+)
+def test_names_of_axes_that_do_not_fit(names: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        _sample(**names)
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_refusals_leave_no_directory_behind(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        _sample(data={}, path=tmp_path / "run")
+    with pytest.raises(SpecError):
+        _sample(on=distmc.Ray(num_workers=5), path=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_workers_than_the_cluster_can_give(tmp_path: Path) -> None:
+    # Decided from the number of cores of this machine: no cluster is started to find out.
+    with pytest.raises(errors.CapacityError, match=r"`num_workers=1000` .* room for \d+"):
+        _sample(num_blocks=1024, on=distmc.Ray(num_workers=1000, address="local"), path=tmp_path / "run")
+    assert not sys.modules["ray"].is_initialized()
+    # Nothing was computed, so nothing is in the way of the next attempt.
+    assert list(tmp_path.iterdir()) == []
+
+
+# A run ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.DataTree]:
+    path = tmp_path_factory.mktemp("runs") / "deep" / "categories"
+    tree = distmc.sample(
+        categorical.build_model(),
+        categorical.simulate(NUM_ROWS),
+        path=path,
+        dims={"shares": ["category"]},
+        coords={"category": ["a", "b", "c", "d"]},
+        **SMALL,
+    )
+    return path, tree
+
+
+def test_arviz_reads_the_tree(finished: tuple[Path, xr.DataTree]) -> None:
+    _, tree = finished
+    assert tree["posterior"]["shares"].dims == ("chain", "draw", "category")
+    assert dict(tree["posterior"].sizes) == {"chain": 4, "draw": 20, "category": 4}
+    assert tree["warmup_posterior"].sizes["draw"] == 30
+    assert {"diverging", "lp", "n_steps", "acceptance_rate"} <= set(tree["sample_stats"].data_vars)
+    table = arviz_stats.summary(tree)
+    assert list(table.index) == ["shares[a]", "shares[b]", "shares[c]", "shares[d]"]
+    np.testing.assert_allclose(tree["posterior"]["shares"].sum("category"), 1.0)
+
+
+def test_the_path_is_kept_and_opens_again(finished: tuple[Path, xr.DataTree]) -> None:
+    path, tree = finished
+    assert (path / "posterior.nc").is_file()
+    again = distmc.open_run(path)
+    xr.testing.assert_identical(again["posterior"].to_dataset(), tree["posterior"].to_dataset())
+    again.close()
+    assert json.loads((path / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_run_of_another_model_is_not_overwritten(finished: tuple[Path, xr.DataTree]) -> None:
+    path, _ = finished
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    with pytest.raises(RunDirectoryError, match="another model and data"):
+        _sample(path=path)
+    with pytest.raises(RunDirectoryError, match="another data"):
+        distmc.sample(categorical.build_model(), categorical.simulate(NUM_ROWS, seed=1), path=path, **SMALL)
+    with pytest.raises(RunDirectoryError, match="already holds a run of this model and data"):
+        distmc.sample(categorical.build_model(), categorical.simulate(NUM_ROWS), path=path, **SMALL)
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
+
+
+def test_without_a_path_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    tree = _sample()
+    assert tree["posterior"]["mean"].shape == (4, 20)
+    assert list(tmp_path.iterdir()) == []
+
+
+# Runs that end early --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let chunks be of five steps, so that a small run has several."""
+    advance = Worker.advance
+    monkeypatch.setattr(Worker, "advance", lambda self, num_steps: advance(self, min(num_steps, 5)))
+
+
+@pytest.fixture
+def failing_after_warmup(monkeypatch: pytest.MonkeyPatch, short_chunks: None) -> None:
+    advance = Worker.advance
+
+    def advance_or_fail(self: Worker, num_steps: int) -> Any:
+        report = advance(self, num_steps)
+        if report.step >= 45:
+            raise ZeroDivisionError("planted")
+        return report
+
+    monkeypatch.setattr(Worker, "advance", advance_or_fail)
+
+
+@pytest.mark.usefixtures("failing_after_warmup")
+def test_a_failing_run_keeps_what_was_committed(tmp_path: Path) -> None:
+    with pytest.raises(errors.WorkerError, match="ZeroDivisionError: planted") as caught:
+        _sample(path=tmp_path / "run")
+    kept = re.search(r"draws up to step (\d+)", str(caught.value))
+    assert kept is not None
+    assert int(kept[1]) == 40
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+    tree = distmc.open_run(tmp_path / "run")
+    assert tree["warmup_posterior"].sizes["draw"] == 30
+    assert tree["posterior"].sizes["draw"] == 10
+    assert tree.attrs["status"] == "failed"
+
+
+@pytest.mark.usefixtures("short_chunks")
+def test_an_interrupted_run_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press_ctrl_c(event: Any) -> None:
+        if isinstance(event, ChunkCommitted) and event.report.step == 40:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(run, "_ignore", press_ctrl_c)
+    with pytest.raises(errors.Interrupted, match=r"\d+ of 50 steps are committed"):
+        _sample(path=tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
+    tree = distmc.open_run(tmp_path / "run")
+    assert tree["posterior"].sizes["draw"] >= 10
+    assert np.isfinite(tree["posterior"]["mean"]).all()
+
+
+@pytest.mark.usefixtures("failing_after_warmup")
+def test_a_failing_run_without_a_path_says_where_its_draws_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(errors.WorkerError) as caught:
+        _sample()
+    left = list(tmp_path.iterdir())
+    # Either nothing is left, or the person is told where it is.
+    assert all(str(path) in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])]) for path in left)

@@ -1,0 +1,309 @@
+"""What the command line says, and with which exit code it ends."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import distmc
+from distmc import cli
+from distmc.errors import Interrupted, WorkerError
+from distmc.run import Run
+
+MODEL = """
+import jax.numpy as jnp
+import numpyro.distributions as dist
+
+import distmc
+from scale import unit
+
+
+def log_likelihood(params, data):
+    return jnp.sum(dist.Normal(params["loc"], unit).log_prob(data["y"]), axis=-1)
+
+
+def build():
+    return distmc.Model(parameters={"loc": dist.Normal(jnp.zeros(2), 10.0).to_event(1)}, log_likelihood=log_likelihood)
+
+
+model = build()
+with_sum = distmc.Model(parameters=model.parameters, log_likelihood=lambda p, d: log_likelihood(p, d).sum())
+too_few = distmc.Model(parameters=model.parameters, log_likelihood=lambda p, d: log_likelihood(p, d)[1:])
+no_such_row = distmc.Model(
+    parameters=model.parameters,
+    log_likelihood=lambda p, d: p["loc"][0] * d["z"],
+)
+number = 3
+
+
+def needs_more(argument):
+    return model
+
+
+DIMS = {"loc": ["place"]}
+COORDS = {"place": ["here", "there"]}
+
+
+def INITIAL(num_chains, seed):
+    return {"loc": jnp.full((num_chains, 2), 0.5)}
+"""
+SMALL = ["--chains", "4", "--warmup", "30", "--draws", "20"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with a user's files and a finished run in `runs/tiny`."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "scale.py").write_text("unit = 1.0\n")
+    (folder / "tiny.py").write_text(MODEL)
+    (folder / "raises.py").write_text("import math\n\n\nvalue = math.sqrt(-1)\n")
+    (folder / "wrong.py").write_text("value = (\n")
+    (folder / "bytes.py").write_bytes(b"\xff\xfe\x00")
+    (folder / "text.txt").write_text("no model")
+    y = np.random.default_rng(0).normal(size=(64, 2))
+    np.savez(folder / "data.npz", y=y)
+    np.savez(folder / "nan.npz", y=np.where(y > 2.0, np.nan, y))
+    (folder / "damaged.npz").write_bytes(b"PK nothing of the kind")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        result = run(["sample", "tiny.py", "--data", "data.npz", *SMALL])
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def here(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a copy of the user's directory."""
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(arguments: list[str]) -> Result:
+    return CliRunner(env={"COLUMNS": "200"}).invoke(cli.cli, arguments)
+
+
+def test_help_comes_at_once_and_lists_the_commands() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "distmc", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    for name in ("check", "demo", "sample", "summary"):
+        assert f"\n  {name} " in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "distmc.cli" in imported
+    assert not imported & {"jax", "ray", "numpy", "xarray"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["none.py", "--data", "data.npz"], ["`none.py` does not exist"]),
+        (["text.txt", "--data", "data.npz"], ["`text.txt` does not end in `.py`"]),
+        (["bytes.py", "--data", "data.npz"], ["`bytes.py`"]),
+        (
+            ["wrong.py", "--data", "data.npz"],
+            ["is not valid Python: '(' was never closed", "wrong.py, line 1: value = ("],
+        ),
+        (
+            ["raises.py", "--data", "data.npz"],
+            ["`raises.py` raised ValueError", "raises.py, line 4: value = math.sqrt(-1)"],
+        ),
+        (["tiny.py:other", "--data", "data.npz"], ["has no name `other`", "'model', 'with_sum'"]),
+        (["tiny.py:number", "--data", "data.npz"], ["`number` of `tiny.py` is a `int`", "must be a `distmc.Model`"]),
+        (["tiny.py:needs_more", "--data", "data.npz"], ["`needs_more`", "raised TypeError"]),
+        (["tiny.py:too_few", "--data", "data.npz"], ["returned shape", "contributions of its"]),
+        (["tiny.py:no_such_row", "--data", "data.npz"], ["raised KeyError", "`log_likelihood`"]),
+        (["tiny.py", "--data", "none.npz"], ["`none.npz` does not exist"]),
+        (["tiny.py", "--data", "damaged.npz"], ["`damaged.npz` could not be read"]),
+        (["tiny.py", "--data", "nan.npz"], ["`y` is NaN"]),
+        (["tiny.py", "--data", "data.npz", "--chains", "0"], ["`num_chains=0` must be a whole number of at least 2"]),
+        (["tiny.py", "--data", "data.npz", "--blocks", "3"], ["`num_blocks=3`"]),
+        (["tiny.py"], ["Missing option '--data'"]),
+    ],
+)
+@pytest.mark.parametrize("command", ["sample", "check"])
+def test_unusable_input_ends_in_words_and_leaves_nothing(
+    here: Path, command: str, arguments: list[str], told: list[str]
+) -> None:
+    before = sorted(here.rglob("*"))
+    result = run([command, *arguments, *(["--out", "runs/new"] if command == "sample" else [])])
+    assert result.exit_code == 2, result.output
+    for words in told:
+        assert words in result.output
+    assert "Traceback" not in result.output
+    assert [file for file in sorted(here.rglob("*")) if "__pycache__" not in str(file)] == [
+        file for file in before if "__pycache__" not in str(file)
+    ]
+
+
+@pytest.mark.usefixtures("here")
+def test_error_in_the_likelihood_shows_the_line_of_the_user() -> None:
+    result = run(["sample", "tiny.py:no_such_row", "--data", "data.npz"])
+    assert result.exit_code == 2
+    assert re.search(r"  tiny\.py, line \d+: log_likelihood=lambda p, d: p\[.loc.\]\[0\] \* d\[.z.\]", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--draws", "0", "`num_draws=0`"),
+        ("--draws", "-5", "`num_draws=-5`"),
+        ("--warmup", "-1", "`num_warmup=-1`"),
+        ("--workers", "0", "`num_workers=0`"),
+        ("--workers", "-2", "`num_workers=-2`"),
+        ("--cpus-per-worker", "0", "`num_cpus_per_worker=0`"),
+        ("--gpus-per-worker", "2", "`num_gpus_per_worker=2`: a worker owns one device"),
+        ("--target-acceptance", "1.5", "`target_acceptance_rate=1.5`"),
+    ],
+)
+def test_impossible_counts_are_refused_before_anything_is_read(option: str, value: str, told: str) -> None:
+    result = run(["sample", "none.py", "--data", "none.npz", option, value])
+    assert result.exit_code == 2
+    assert told in result.stderr
+
+
+@pytest.mark.usefixtures("here")
+def test_more_workers_than_blocks_are_refused() -> None:
+    result = run(["sample", "tiny.py", "--data", "data.npz", "--blocks", "2", "--workers", "3", "--out", "new"])
+    assert result.exit_code == 2
+    assert "3 workers were asked for, but the rows are cut into 2 blocks" in result.stderr
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [("model", "already holds a run of this model and data"), ("with_sum", "holds a run of another model")],
+)
+def test_directory_of_a_run_is_not_used_again(model: str, told: str) -> None:
+    before = Path("runs/tiny/run.json").read_bytes()
+    result = run(["sample", f"tiny.py:{model}", "--data", "data.npz", *SMALL, "--out", "runs/tiny"])
+    assert result.exit_code == 3
+    assert told in result.stderr
+    assert Path("runs/tiny/run.json").read_bytes() == before
+
+
+def test_sample_writes_where_the_file_is_called_and_uses_its_names(files: Path) -> None:
+    with distmc.open_run(files / "runs" / "tiny") as tree:
+        loc = tree["posterior"]["loc"]
+        assert loc.sizes == {"chain": 4, "draw": 20, "place": 2}
+        assert loc["place"].values.tolist() == ["here", "there"]
+        first = tree["warmup_posterior"]["loc"].values[:, 0]
+    # The priors are ten wide; chains that begin where INITIAL says are still there after a first tiny step.
+    assert np.abs(first - 0.5).max() < 1.0
+
+
+@pytest.mark.usefixtures("here")
+def test_summary_of_a_finished_run() -> None:
+    result = run(["summary", "runs/tiny"])
+    assert result.exit_code == 0, result.output
+    for words in ("loc[here]", "loc[there]", "worst R-hat", "least ESS, tail", "draws per second", "Bad: "):
+        assert words in result.stdout
+
+
+def test_summary_without_a_run_says_so(tmp_path: Path) -> None:
+    result = run(["summary", str(tmp_path / "none")])
+    assert result.exit_code == 3
+    assert "none" in result.stderr
+
+
+@pytest.mark.usefixtures("here")
+def test_check_of_a_good_model() -> None:
+    result = run(["check", "tiny.py:build", "--data", "data.npz"])
+    assert result.exit_code == 0, result.output
+    assert "ready to sample" in result.stdout
+
+
+@pytest.fixture
+def ending(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Result]:
+    """Return a function that runs `sample` with a run that ends in an exception."""
+
+    def end(error: BaseException) -> Result:
+        def execute(*_: Any, **__: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(Run, "execute", execute)
+        return run(["sample", "tiny.py", "--data", "data.npz", "--out", "new"])
+
+    return end
+
+
+def test_failure_of_a_worker_is_told_root_cause_first(ending: Callable[[BaseException], Result]) -> None:
+    remote = 'Traceback (most recent call last):\n  File "user.py", line 3\nZeroDivisionError\n'
+    result = ending(WorkerError("Worker 1 of 2 raised ZeroDivisionError.", rank=1, remote_traceback=remote))
+    assert result.exit_code == 5
+    assert result.stderr == f"Error: Worker 1 of 2 raised ZeroDivisionError.\n\nTraceback of the worker:\n{remote}"
+
+
+@pytest.mark.parametrize("error", [Interrupted("10 steps are kept."), KeyboardInterrupt()])
+def test_request_to_stop_has_the_exit_code_of_ctrl_c(
+    ending: Callable[[BaseException], Result], error: BaseException
+) -> None:
+    assert ending(error).exit_code == 130
+
+
+def test_unforeseen_exceptions_keep_their_traceback(ending: Callable[[BaseException], Result]) -> None:
+    error = RuntimeError("nobody thought of this")
+    result = ending(error)
+    assert result.exit_code == 1
+    assert result.exception is error
+
+
+def test_one_worker_needs_no_ray_unless_an_option_asks_for_it() -> None:
+    assert cli.placement(1) == distmc.Local()
+    assert cli.placement(1, local=True) == distmc.Local()
+    assert cli.placement(3, cpus_per_worker=2) == distmc.Ray(num_workers=3, num_cpus_per_worker=2)
+    assert cli.placement(1, address="auto") == distmc.Ray(num_workers=1, address="auto")
+    assert cli.placement(1, gpus_per_worker=1) == distmc.Ray(num_workers=1, num_gpus_per_worker=1)
+    with pytest.raises(click.UsageError, match="--local"):
+        cli.placement(2, local=True)
+
+
+@pytest.mark.parametrize(
+    ("on", "before", "after"),
+    [
+        (distmc.Ray(num_gpus_per_worker=1), None, "cpu"),
+        (distmc.Ray(), "cuda", "cuda"),
+        (distmc.Local(), None, None),
+    ],
+    ids=["the workers own the GPUs", "the user has decided", "this process owns the GPU"],
+)
+def test_driver_leaves_gpus_to_the_workers(
+    monkeypatch: pytest.MonkeyPatch, on: distmc.Ray | distmc.Local, before: str | None, after: str | None
+) -> None:
+    monkeypatch.setenv("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    if before is not None:
+        monkeypatch.setenv("JAX_PLATFORMS", before)
+    cli._prepare_process(on)
+    assert os.environ.get("JAX_PLATFORMS") == after
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+
+
+def test_installed_command_reports_unusable_input(here: Path) -> None:
+    (here / "late.py").write_text(
+        textwrap.dedent("""
+        import distmc
+
+        model = distmc.Model(parameters={}, log_likelihood=None)
+    """)
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "distmc", "sample", "late.py", "--data", "data.npz"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: `late.py` raised ModelError: ")
+    assert "late.py, line 4: model = distmc.Model(" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,122 @@
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distmc.errors import SpecError
+from distmc.spec import HMC, ChEES, Local, Ray, RunSpec
+
+positive = st.floats(min_value=1e-300, max_value=1e300)
+settings: dict[str, Any] = {
+    "jitter": st.floats(min_value=0.0, max_value=1.0, exclude_max=True),
+    "target_acceptance_rate": st.floats(min_value=0.0, max_value=1.0, exclude_min=True, exclude_max=True),
+    "metric": st.sampled_from(["auto", "diagonal", "dense"]),
+    "max_integration_steps": st.integers(min_value=1),
+}
+samplers = st.builds(HMC, trajectory_length=positive, **settings) | st.builds(
+    ChEES, initial_trajectory_length=positive, **settings
+)
+specs = st.builds(
+    RunSpec,
+    sampler=samplers,
+    num_chains=st.integers(min_value=2),
+    num_warmup=st.integers(min_value=0),
+    num_draws=st.integers(min_value=1),
+    seed=st.integers(min_value=0, max_value=2**63 - 1),
+    precision=st.sampled_from(["mixed", "float64"]),
+    num_blocks=st.none() | st.integers(min_value=0, max_value=40).map(lambda power: 1 << power),
+    reduction=st.sampled_from(["ordered", "fast"]),
+)
+
+
+@given(specs)
+def test_json_round_trip(spec: RunSpec) -> None:
+    text = spec.to_json()
+    assert RunSpec.from_json(text) == spec
+    assert RunSpec.from_json(text).to_json() == text
+
+
+def test_json_names_every_setting() -> None:
+    read = json.loads(RunSpec(sampler=HMC()).to_json())
+    assert set(read) == {field.name for field in dataclasses.fields(RunSpec)}
+    assert set(read["sampler"]) == {field.name for field in dataclasses.fields(HMC)} | {"name"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"sampler": {"name": "Gibbs"}}',
+        '{"sampler": {"name": "HMC", "speed": 3}}',
+        '{"sampler": "HMC"}',
+        '{"sampler": {"name": "HMC"}, "num_chainz": 4}',
+        '{"sampler": {"name": "HMC"}, "num_chains": 1}',
+    ],
+)
+def test_other_text_is_refused(text: str) -> None:
+    with pytest.raises(SpecError):
+        RunSpec.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        *[(RunSpec, "num_chains", value) for value in (0, 1, -3, 2.0, True, "4", None)],
+        *[(RunSpec, "num_warmup", value) for value in (-1, 0.5)],
+        *[(RunSpec, "num_draws", value) for value in (0, -1)],
+        *[(RunSpec, "seed", value) for value in (-1, 1.5, None)],
+        *[(RunSpec, "precision", value) for value in ("float32", None)],
+        *[(RunSpec, "num_blocks", value) for value in (0, 3, -4, 2.0)],
+        (RunSpec, "reduction", "any"),
+        *[(RunSpec, "sampler", value) for value in ("HMC", HMC, None)],
+        *[(HMC, "trajectory_length", value) for value in (0.0, -1.0, math.nan, math.inf, "1")],
+        *[(ChEES, "initial_trajectory_length", value) for value in (0, math.nan)],
+        *[(ChEES, "jitter", value) for value in (-0.1, 1.0, math.nan)],
+        *[(HMC, "target_acceptance_rate", value) for value in (0.0, 1.0, math.nan)],
+        (HMC, "metric", "full"),
+        (HMC, "max_integration_steps", 0),
+        *[(Ray, "num_workers", value) for value in (0, -1, 1.5)],
+        (Ray, "num_cpus_per_worker", 0),
+        *[(Ray, "num_gpus_per_worker", value) for value in (-1, 2)],
+        *[(Ray, "start_timeout_seconds", value) for value in (0.0, math.inf)],
+        (Ray, "hang_timeout_seconds", -1.0),
+    ],
+)
+def test_impossible_values_are_refused_by_name(kind: Any, name: str, value: Any) -> None:
+    with pytest.raises(SpecError, match=f"`{name}="):
+        kind(**{name: value})
+
+
+@pytest.mark.parametrize(("given_blocks", "advice"), [(3, "2 or 4"), (100, "64 or 128")])
+def test_the_nearest_powers_of_two_are_offered(given_blocks: int, advice: str) -> None:
+    with pytest.raises(SpecError, match=advice):
+        RunSpec(num_blocks=given_blocks)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "name", "value"),
+    [
+        (HMC, "jitter", "0.5"),
+        (ChEES, "target_acceptance_rate", None),
+    ],
+)
+def test_settings_of_another_type_are_refused_in_words(sampler: Any, name: str, value: Any) -> None:
+    with pytest.raises(SpecError, match=f"`{name}="):
+        sampler(**{name: value})
+
+
+def test_values_are_frozen() -> None:
+    for value, name in ((RunSpec(), "seed"), (HMC(), "jitter"), (ChEES(), "jitter"), (Ray(), "num_workers")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(value, name, 1)
+
+
+def test_local_is_one_worker() -> None:
+    assert Local().num_workers == 1
