@@ -1,4 +1,4 @@
-"""Gates for posteriors whose moments are known: how far off is a run, in units of its own Monte Carlo error?
+"""Gates for posteriors whose moments are known: how far off a run is, in units of its own Monte Carlo error.
 
 A fixed tolerance is either too wide for a long run or too narrow for a short one. The Monte Carlo standard error of a
 mean or a standard deviation, which ArviZ estimates from the chains themselves, is the tolerance that fits.
@@ -11,10 +11,10 @@ for assessing convergence of MCMC, section 4. doi:10.1214/20-BA1221.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-from arviz_stats.base import array_stats
+from arviz_stats.base.array import array_stats
 
 from distmc.types import NumpyArray
 from distmc.zoo.answers import Answer
@@ -23,6 +23,10 @@ MAX_SCORE = 4.0
 """Distance from the exact value, in Monte Carlo standard errors, that a correct run exceeds once in 16,000 times."""
 MAX_RHAT = 1.01
 """Largest R-hat of chains that agree (Vehtari et al. 2021)."""
+
+
+Moment: TypeAlias = Literal["mean", "sd"]
+_MOMENTS: tuple[Moment, ...] = ("mean", "sd")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,7 @@ class MomentScore:
     """
 
     name: str
-    moment: Literal["mean", "sd"]
+    moment: Moment
     estimate: float
     exact: float
     mcse: float
@@ -119,8 +123,8 @@ def require_moments(
 
 
 def _scores_of_element(name: str, draws: NumpyArray, answer: Answer) -> list[MomentScore]:
-    axes = {"chain_axis": 0, "draw_axis": 1}
-    rhat = float(array_stats.rhat(draws, **axes))
+    statistics: Any = array_stats
+    rhat = float(statistics.rhat(draws, chain_axis=0, draw_axis=1))
     estimates = {"mean": np.mean(draws), "sd": np.std(draws, ddof=1)}
     return [
         MomentScore(
@@ -128,8 +132,8 @@ def _scores_of_element(name: str, draws: NumpyArray, answer: Answer) -> list[Mom
             moment=moment,
             estimate=float(estimates[moment]),
             exact=float(getattr(answer, moment)),
-            mcse=float(array_stats.mcse(draws, method=moment, **axes)),
+            mcse=float(statistics.mcse(draws, method=moment, chain_axis=0, draw_axis=1)),
             rhat=rhat,
         )
-        for moment in ("mean", "sd")
+        for moment in _MOMENTS
     ]

@@ -74,4 +74,5 @@ def solve(data: Data) -> dict[str, Answer]:
 
 
 def _sd(variance: Any) -> NumpyArray:
-    return np.sqrt(np.asarray(variance))
+    sd: NumpyArray = np.sqrt(np.asarray(variance))
+    return sd

@@ -5,6 +5,7 @@ import inspect
 import pathlib
 import re
 from collections.abc import Iterator
+
 import pytest
 
 import distmc

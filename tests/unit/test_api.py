@@ -165,7 +165,7 @@ def test_a_model_that_is_none() -> None:
 
 @pytest.mark.usefixtures("nothing_starts")
 def test_more_workers_than_blocks() -> None:
-    with pytest.raises(SpecError, match="5 workers .* 4 blocks"):
+    with pytest.raises(SpecError, match=r"5 workers .* 4 blocks"):
         _sample(on=distmc.Ray(num_workers=5))
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from distmc.adaptation.pooling import Pooling
 from distmc.adaptation.trajectory import (
-    chees_rate_grad,
+    criterion_grad,
     jittered_steps,
     start_trajectory,
     update_trajectory,
@@ -46,7 +46,7 @@ def info_of(end: Any, momentum: Any, acceptance_rate: Any = None) -> HMCInfo:
 def grad_at(length: Array) -> Array:
     position, info = exact_trajectories(length)
     metric = Metric(jnp.asarray(SCALES), jnp.asarray(1.0 / SCALES))
-    return chees_rate_grad(position, info, metric, length, TARGET, jnp.ones(NUM_CHAINS), POOLING)
+    return criterion_grad(position, info, metric, length, TARGET, jnp.ones(NUM_CHAINS), POOLING)
 
 
 @pytest.mark.parametrize("length", [0.2, 0.7, 1.1, 1.3, 2.0, 2.8])
@@ -88,13 +88,13 @@ def test_ends_that_do_not_count_change_nothing() -> None:
     metric = Metric(jnp.ones(2), jnp.ones(2))
     time = jnp.asarray(0.5)
     rate = np.array([0.9, 0.8, 0.0, 1.0, 0.7, 0.0, 0.6, 0.9])
-    expected = chees_rate_grad(
+    expected = criterion_grad(
         jnp.asarray(start), info_of(end, momentum, jnp.asarray(rate)), metric, time, TARGET, jnp.ones(8), POOLING
     )
     broken, broken_momentum = end.copy(), momentum.copy()
     broken[2], broken[5], broken_momentum[2] = np.nan, np.inf, -np.inf
     info = info_of(broken, broken_momentum, jnp.asarray(rate))
-    got = chees_rate_grad(jnp.asarray(start), info, metric, time, TARGET, jnp.ones(8), POOLING)
+    got = criterion_grad(jnp.asarray(start), info, metric, time, TARGET, jnp.ones(8), POOLING)
     assert np.isfinite(expected)
     assert got == expected
 
@@ -103,7 +103,7 @@ def test_no_end_that_counts_gives_no_gradient() -> None:
     start = jnp.zeros((3, 2))
     info = info_of(jnp.full((3, 2), jnp.nan), jnp.full((3, 2), jnp.nan), jnp.zeros(3))
     metric = Metric(jnp.ones(2), jnp.ones(2))
-    assert chees_rate_grad(start, info, metric, jnp.asarray(1.0), TARGET, jnp.ones(3), POOLING) == 0.0
+    assert criterion_grad(start, info, metric, jnp.asarray(1.0), TARGET, jnp.ones(3), POOLING) == 0.0
 
 
 def test_first_elements_of_the_sequence() -> None:
