@@ -69,7 +69,9 @@ def seconds_per_gradient(
     return seconds
 
 
-def measure(rows: int, steps: int, states: int, symbols: int, chains: int, draws: int, repeats: int) -> dict[str, object]:
+def measure(
+    rows: int, steps: int, states: int, symbols: int, chains: int, draws: int, repeats: int
+) -> dict[str, object]:
     """Time all configurations in turn and return the figures."""
     rng = np.random.default_rng(0)
     data = distmc.Data(rows={"symbols": rng.integers(0, symbols, size=(rows, steps)).astype(np.int8)})

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from distmc.adaptation.pooling import Pooling, weighted_mean
 from distmc.types import Array
 
-_REGULARISATION = 0.05
+# Twice the usual: a rate pooled over chains is known so well that smaller corrections are enough.
+_REGULARISATION = 0.1
 _EARLY_STEPS = 10.0
 _DECAY = 0.75
 _LOWEST_FLOOR = 1e-2

@@ -136,7 +136,9 @@ def _first_in(name: str, left: NumpyArray, right: NumpyArray, names: tuple[str, 
     draw = int(np.argmax(differs.any(axis=(0, *range(2, differs.ndim)))))
     chain, *element = (int(place) for place in np.argwhere(differs[:, draw])[0])
     at = (chain, draw, *element)
-    values = (f"{array[at]} ({_hex(array[at])}) in {called}" for array, called in zip((left, right), names, strict=True))
+    values = (
+        f"{array[at]} ({_hex(array[at])}) in {called}" for array, called in zip((left, right), names, strict=True)
+    )
     inside = f"[{', '.join(map(str, element))}]" if element else ""
     words = (
         f"`{name}{inside}` first differs in draw {draw} of chain {chain}: {' but '.join(values)}. "

@@ -88,7 +88,9 @@ def test_small_scales_far_from_zero_are_not_mistaken_for_rounding() -> None:
     np.testing.assert_allclose(metric.factor, 1e-5, rtol=0.2)
 
 
-@pytest.mark.parametrize("broken", [[[1.0, 2.0], [2.0, 1.0]], [[1.0, np.nan], [np.nan, 1.0]], [[1.0, np.inf], [np.inf, 4.0]]])
+@pytest.mark.parametrize(
+    "broken", [[[1.0, 2.0], [2.0, 1.0]], [[1.0, np.nan], [np.nan, 1.0]], [[1.0, np.inf], [np.inf, 4.0]]]
+)
 def test_covariance_without_a_factor_falls_back_to_its_diagonal(broken: list[list[float]]) -> None:
     scatter = 1e6 * jnp.asarray(broken)
     moments = Moments(jnp.asarray(1e6), jnp.zeros(2), scatter)

@@ -1,5 +1,7 @@
 """Warm-up is divided without rest, and its windows grow."""
 
+import itertools
+
 from distmc.adaptation.schedule import build_schedule
 
 
@@ -19,7 +21,7 @@ def test_windows_grow_and_end_before_the_final_buffer() -> None:
         assert schedule.final_buffer >= num_warmup // 5
         assert schedule.window_ends[-1] == num_warmup - schedule.final_buffer - 1
         ends = [schedule.initial_buffer - 1, *schedule.window_ends]
-        assert tuple(later - earlier for earlier, later in zip(ends, ends[1:], strict=False)) == schedule.windows
+        assert tuple(later - earlier for earlier, later in itertools.pairwise(ends)) == schedule.windows
 
 
 def test_very_short_warmups_tune_the_step_size_alone() -> None:

@@ -308,7 +308,8 @@ def test_nan_parameters_of_one_chain_stay_there() -> None:
     case = problem("categorical", num_rows=4)
     chains = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf * jnp.nan]), case["parameters"])
     value = jax.vmap(hmm.categorical, (0, 0, 0, None))(*chains, case["observations"])
-    assert np.all(np.isfinite(value[0])) and np.all(np.isnan(value[1]))
+    assert np.all(np.isfinite(value[0]))
+    assert np.all(np.isnan(value[1]))
 
 
 def test_a_symbol_outside_the_table_is_impossible() -> None:
@@ -423,7 +424,8 @@ def test_value_alone_keeps_no_forward_variables() -> None:
     case = problem("categorical", num_rows=7, num_steps=31)
     jaxpr = str(jax.make_jaxpr(lambda *p: hmm.categorical(*p, case["observations"]))(*case["parameters"]))
     assert "f64[3,7]" in jaxpr
-    assert "f64[6,3,7]" not in jaxpr and "f64[5,3,7]" not in jaxpr
+    assert "f64[6,3,7]" not in jaxpr
+    assert "f64[5,3,7]" not in jaxpr
 
 
 def test_chains_share_one_product_per_lookup_and_count() -> None:

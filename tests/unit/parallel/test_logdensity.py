@@ -88,7 +88,7 @@ def mixture() -> tuple[Model, Data]:
         length="length",
     )
     priors = {"weights": dist.Dirichlet(np.full(3, 2.0)), "scale": dist.LogNormal(0.0, 1.0)}
-    return Model(priors, mixture_likelihood, lambda params: -params["scale"] ** 2), data
+    return Model(priors, mixture_likelihood, lambda params: -(params["scale"] ** 2)), data
 
 
 @pytest.mark.parametrize("num_workers", [1, 3, 8])

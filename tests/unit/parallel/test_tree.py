@@ -1,6 +1,7 @@
 """However many workers share the blocks, they walk the same tree."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -132,7 +133,7 @@ def test_aligned_nodes_are_the_fewest() -> None:
             nodes = list(aligned_nodes(start, stop))
             assert [block for node in nodes for block in blocks_under(node)] == list(range(start, stop))
             # A range whose neighbours nowhere are siblings cannot be cut into fewer.
-            for left, right in zip(nodes, nodes[1:], strict=False):
+            for left, right in itertools.pairwise(nodes):
                 assert not (left.level == right.level and left.index // 2 == right.index // 2)
 
 

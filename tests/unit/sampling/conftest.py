@@ -30,9 +30,7 @@ def task() -> WorkerTask:
     spec = RunSpec(
         sampler=ChEES(max_integration_steps=50), num_chains=NUM_CHAINS, num_warmup=40, num_draws=30, num_blocks=8
     )
-    return WorkerTask(
-        spec=spec, model=model, data=Data(rows={"x": x, "y": y}), start=rng.normal(size=(NUM_CHAINS, 3))
-    )
+    return WorkerTask(spec=spec, model=model, data=Data(rows={"x": x, "y": y}), start=rng.normal(size=(NUM_CHAINS, 3)))
 
 
 @pytest.fixture(scope="session")
