@@ -7,7 +7,7 @@ Many chains fill a window quickly, so the windows are shorter than those made fo
 
 import dataclasses
 
-_INITIAL_SHARE = 0.2
+_INITIAL_SHARE = 0.25
 _FINAL_SHARE = 0.2
 _FIRST_WINDOW = 15
 _SHORTEST_USEFUL_WARMUP = 20

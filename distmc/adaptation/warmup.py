@@ -34,7 +34,7 @@ from distmc.kernels.metrics import Metric
 from distmc.types import Array
 
 # Before any scale is known a trajectory length means nothing; a few integration steps do.
-_STEPS_BEFORE_METRIC = 8.0
+_STEPS_BEFORE_METRIC = 16.0
 # The first guess of the step size is far too small where chains start far out; that for whitened coordinates is good.
 _OPTIMISM_AT_START = 10.0
 _OPTIMISM_WHEN_WHITENED = 2.0

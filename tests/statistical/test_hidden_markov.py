@@ -80,8 +80,8 @@ def test_the_true_parameters_lie_in_the_posterior(run: str, request: pytest.Fixt
 
 def test_other_parameters_do_not(categorical_run: Any) -> None:
     model, draws, truth, _ = categorical_run
-    # A change of one probability by 0.05, which a plot of both would hardly show.
+    # A change of one probability by 0.08, which a plot of both would hardly show.
     transition = np.array(truth["transition"])
-    transition[0] += [-0.05, 0.05]
+    transition[0] += [-0.08, 0.08]
     squared, num_dimensions = _squared_distance(model, draws, {**truth, "transition": transition})
     assert squared > stats.chi2.ppf(1.0 - TAIL, num_dimensions)

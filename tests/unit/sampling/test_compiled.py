@@ -73,6 +73,8 @@ def test_everything_travels_in_one_flat_array(task: WorkerTask) -> None:
 
 
 def test_run_on_three_devices_equals_that_on_one(task: WorkerTask) -> None:
+    # In single precision these few rows would be added without rounding, in whatever order.
+    task = dataclasses.replace(task, spec=dataclasses.replace(task.spec, precision="float64"))
     alone, together = run(task, 1), run(task, 3)
     for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
         assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
