@@ -99,7 +99,12 @@ def sample(
         prepared.execute(path, progress=progress)
         return open_run(path)
     temporary = tempfile.mkdtemp(prefix="distmc-")
-    prepared.execute(temporary, progress=progress)
+    try:
+        prepared.execute(temporary, progress=progress)
+    except BaseException as error:
+        if os.path.exists(temporary):
+            error.add_note(f"The committed draws are in `{temporary}`; `distmc.open_run` reads them.")
+        raise
     tree = open_run(temporary).load()
     tree.close()
     shutil.rmtree(temporary)
@@ -136,35 +141,111 @@ def check(
 
 
 def open_run(path: "PathLike") -> "xr.DataTree":
-    """Open the committed draws of a run, finished or not, as a DataTree; see `distmc.storage.open_run`."""
+    """Open the committed draws of a run, finished or not.
+
+    Parameters
+    ----------
+    path : path
+        Its run directory.
+
+    Returns
+    -------
+    tree : xarray.DataTree
+        As `sample` returns it, with as many draws as are committed.
+
+    Raises
+    ------
+    RunDirectoryError
+        If there is no run, no draw yet, or a file is damaged.
+    """
     from distmc import storage
 
     return storage.open_run(path)
 
 
 def read_data(path: "PathLike") -> Data:
-    """Read rows and constants from a `.npz` or `.nc` file; see `distmc.storage.read_data`."""
+    """Read rows and constants from a file; `distmc.storage.read_data` says how they are told apart.
+
+    Parameters
+    ----------
+    path : path
+        A `.npz` or `.nc` file.
+
+    Returns
+    -------
+    data : Data
+
+    Raises
+    ------
+    DataError
+        If the file is missing, unreadable, or of another kind.
+    """
     from distmc import storage
 
     return storage.read_data(path)
 
 
 def write_data(path: "PathLike", data: Data) -> None:
-    """Write rows and constants to a `.npz` or `.nc` file; see `distmc.storage.write_data`."""
+    """Write rows and constants to a file that `read_data` reads.
+
+    Parameters
+    ----------
+    path : path
+        Ends in `.npz` or `.nc`.
+    data : Data
+        What shall be kept.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be written, or has another ending.
+    """
     from distmc import storage
 
     storage.write_data(path, data)
 
 
 def summarise(tree: "xr.DataTree") -> "Summary":
-    """Summarise a posterior: means, R-hat, effective draws, chains that give cause for doubt."""
+    """Summarise a posterior: means, R-hat, effective draws, chains that give cause for doubt.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        What `sample` or `open_run` returned.
+
+    Returns
+    -------
+    summary : Summary
+        `print` it to read it.
+
+    Raises
+    ------
+    InputError
+        If there are no draws after the warm-up.
+    """
     from distmc import diagnostics
 
     return diagnostics.summarise(tree)
 
 
 def verdict(tree: "xr.DataTree") -> "Verdict":
-    """Say in words whether a posterior can be trusted, and what to try where it cannot."""
+    """Say in words whether a posterior can be trusted, and what to try where it cannot.
+
+    Parameters
+    ----------
+    tree : xarray.DataTree
+        What `sample` or `open_run` returned.
+
+    Returns
+    -------
+    verdict : Verdict
+        `print` it to read it.
+
+    Raises
+    ------
+    InputError
+        If there are no draws after the warm-up.
+    """
     from distmc import diagnostics
 
     return diagnostics.verdict(diagnostics.summarise(tree))

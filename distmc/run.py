@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from distmc.data.blocks import plan_blocks
 from distmc.data.data import Data
-from distmc.errors import Interrupted
+from distmc.errors import Interrupted, SpecError
 from distmc.model.fingerprint import fingerprint
 from distmc.model.model import Model
 from distmc.model.preflight import cheap_checks
@@ -60,6 +60,8 @@ class Run:
         InputError
             If model, data, settings and starting values do not fit together.
         """
+        _require_kind("model", model, Model, "a `distmc.Model`")
+        _require_kind("on", on, Placement, "`distmc.Local()` or `distmc.Ray(...)`")
         layout = Layout(shapes=Unconstrainer(model).shapes, dims=dims or {}, coords=coords or {})
         cheap_checks(model, data, spec, initial=initial)
         blocks = plan_blocks(data, spec.num_blocks)
@@ -135,6 +137,11 @@ class Run:
             show(event)
 
         session.run(self.task, self.on, commit=commit, on_event=on_event)
+
+
+def _require_kind(name: str, value: object, kind: Any, needed: str) -> None:
+    if not isinstance(value, kind):
+        raise SpecError(f"`{name}={value!r}` is of type `{type(value).__name__}`; give {needed}.")
 
 
 def _ignore(event: RunEvent) -> None:

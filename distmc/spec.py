@@ -221,6 +221,8 @@ Placement: TypeAlias = Local | Ray
 
 
 def _require_sampler_ranges(sampler: Sampler) -> None:
+    _require_number(sampler, "jitter")
+    _require_number(sampler, "target_acceptance_rate")
     if not 0.0 <= sampler.jitter < 1.0:
         raise SpecError(f"`jitter={sampler.jitter!r}` must be at least 0 and below 1.")
     if not 0.0 < sampler.target_acceptance_rate < 1.0:
@@ -240,6 +242,12 @@ def _require_positive(owner: object, name: str) -> None:
     value = getattr(owner, name)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise SpecError(f"`{name}={value!r}` must be a positive, finite number.")
+
+
+def _require_number(owner: object, name: str) -> None:
+    value = getattr(owner, name)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise SpecError(f"`{name}={value!r}` must be a number.")
 
 
 def _require_choice(owner: object, name: str, choices: tuple[str, ...]) -> None:

@@ -105,7 +105,13 @@ class Unconstrainer:
         return jnp.concatenate([self.unconstrain_one(name, params.get(name)).reshape(-1) for name in self.shapes])
 
     def unconstrain_one(self, name: str, value: Any) -> Array:
-        """Map one parameter's value to its coordinates, shaped as `unconstrained_shapes[name]`."""
+        """Map one parameter's value to its coordinates, shaped as `unconstrained_shapes[name]`.
+
+        Raises
+        ------
+        ModelError
+            If the value is None or has another shape.
+        """
         if value is None or jnp.shape(value) != self.shapes[name]:
             given = "nothing" if value is None else f"an array of shape {jnp.shape(value)}"
             raise ModelError(f"Parameter `{name}` was given {given}; a value has the shape {self.shapes[name]}.")
