@@ -1,8 +1,8 @@
 import inspect
 import pickle
 
-import cloudpickle
 import pytest
+from ray import cloudpickle
 
 from distmc import errors
 from distmc.errors import DistmcError, DriftError, InputError, WorkerError
