@@ -11,7 +11,7 @@ data. The shift is known to first order, since the gradient at the rounded param
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -163,11 +163,28 @@ class ShardedLogDensity:
             def contributions(params: ConstrainedParameters, bucket: dict[str, Array] = bucket) -> Array:
                 return masked_contributions(self.model, params, bucket, constants)
 
-            rows, pull_back = jax.vjp(jax.vmap(contributions), params)
+            rows, pull_back = jax.vjp(jax.vmap(_with_hidden_constants(contributions)), params)
             (grad,) = pull_back(jnp.ones_like(rows))
             value = jnp.sum(rows, axis=-1, dtype=jnp.float64)
             total = total + jnp.concatenate([value[:, None], _ravel_chains(grad).astype(jnp.float64)], axis=1)
         return total
+
+
+def _with_hidden_constants(
+    contributions: Callable[[ConstrainedParameters], Array],
+) -> Callable[[ConstrainedParameters], Array]:
+    """Hide arrays that a log-likelihood closes over from the compiler.
+
+    It rewrites arithmetic on arrays that it knows, and not in the same way in programs for other numbers of workers.
+    """
+
+    def hidden(params: ConstrainedParameters) -> Array:
+        traced = jax.make_jaxpr(contributions)(params)
+        constants = lax.optimization_barrier(traced.consts)
+        (rows,) = jax.core.eval_jaxpr(traced.jaxpr, constants, *jax.tree.leaves(params))
+        return jnp.asarray(rows)
+
+    return hidden
 
 
 def _ravel_chains(params: PyTree) -> Array:

@@ -121,6 +121,20 @@ def test_constants_of_priors_have_the_same_bits_for_any_number_of_workers() -> N
         assert all(piece.tobytes() == one[0].tobytes() for piece in other)
 
 
+def test_arrays_that_a_likelihood_closes_over_do_not_change_the_bits() -> None:
+    scales = np.linspace(0.3, 4.0, 7)
+
+    def likelihood(params: dict[str, Any], data: dict[str, Any]) -> Any:
+        tilt = jnp.sum(jnp.log(jnp.asarray(scales) / 3.0) * params["mean"])
+        return -0.5 * (data["x"] - params["mean"]) ** 2 + 0.1 * tilt
+
+    data = Data(rows={"x": np.random.default_rng(0).normal(size=40)})
+    model = Model({"mean": dist.Normal(0.0, 1.0)}, likelihood)
+    alone, together = (evaluate(model, data, positions(model), num_workers) for num_workers in (1, 2))
+    for one, other in zip(alone, together, strict=True):
+        assert all(piece.tobytes() == one[0].tobytes() for piece in other)
+
+
 def test_likelihood_that_returns_a_sum() -> None:
     rng = np.random.default_rng(2)
     data = Data(rows={"x": rng.normal(size=21)})
