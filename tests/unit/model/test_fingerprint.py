@@ -115,7 +115,9 @@ def test_shapes_of_variables_show_but_not_their_number_of_rows_or_values():
 
 
 def test_a_new_process_with_another_hash_seed_agrees():
-    program = "from test_fingerprint import DATA, build, fingerprint; print(fingerprint(build(), DATA))"
+    # The model's own constants are computed by JAX, whose last bits depend on how many devices it was started with.
+    devices = f"import jax; jax.config.update('jax_num_cpu_devices', {jax.config.jax_num_cpu_devices})"
+    program = f"{devices}; from test_fingerprint import DATA, build, fingerprint; print(fingerprint(build(), DATA))"
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     seen = set()
