@@ -22,7 +22,8 @@ from distmc.likelihoods import hmm
 from distmc.orchestration import session
 from distmc.orchestration.events import ChunkCommitted, RunEvent
 from distmc.run import Run
-from distmc.spec import HMC, Ray, Reduction, RunSpec
+from distmc.samplers import HMC
+from distmc.spec import Ray, Reduction, RunSpec
 
 CONFIGURATIONS: dict[str, tuple[int, Reduction]] = {
     "one worker": (1, "ordered"),

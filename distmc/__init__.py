@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from distmc.data.data import Data
     from distmc.data.ragged import ragged
     from distmc.model.model import Model, Parameter
-    from distmc.spec import HMC, ChEES, Local, Ray
+    from distmc.samplers import HMC, ChEES
+    from distmc.spec import Local, Ray
 
     __version__: str
 
@@ -39,7 +40,8 @@ _MODULES = {
     "distmc.data.data": ("Data",),
     "distmc.data.ragged": ("ragged",),
     "distmc.model.model": ("Model", "Parameter"),
-    "distmc.spec": ("HMC", "ChEES", "Local", "Ray"),
+    "distmc.samplers": ("HMC", "ChEES"),
+    "distmc.spec": ("Local", "Ray"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

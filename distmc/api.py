@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from distmc.data.data import Data
 from distmc.model.model import Model
-from distmc.spec import ChEES, Local, Placement, Precision, RunSpec, Sampler
+from distmc.samplers import ChEES, Sampler
+from distmc.spec import Local, Placement, Precision, RunSpec
 
 if TYPE_CHECKING:
     import xarray as xr

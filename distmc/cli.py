@@ -13,7 +13,8 @@ import click
 
 from distmc import demo as words_demo
 from distmc.errors import DistmcError, ModelError, WorkerError
-from distmc.spec import SAMPLERS, Local, Placement, Ray, RunSpec
+from distmc.samplers import SAMPLERS
+from distmc.spec import Local, Placement, Ray, RunSpec
 
 if TYPE_CHECKING:
     from distmc.model_file import ModelFile

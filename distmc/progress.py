@@ -85,7 +85,7 @@ class Tally:
 
     def facts(self) -> str:
         """Return what is known about the sampler in one line; empty before the first chunk."""
-        if self._last is None:
+        if self._last is None or self._last.report.num_steps == 0:
             return ""
         report = self._last.report
         words = [

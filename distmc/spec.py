@@ -9,79 +9,11 @@ import json
 from typing import Any, Literal, TypeAlias, get_args
 
 from distmc.errors import SpecError
+from distmc.ranges import require_choice, require_count, require_positive
+from distmc.samplers import SAMPLERS, ChEES, Sampler
 
-MetricKind: TypeAlias = Literal["auto", "diagonal", "dense"]
 Precision: TypeAlias = Literal["mixed", "float64"]
 Reduction: TypeAlias = Literal["ordered", "fast"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class HMC:
-    """Hamiltonian Monte Carlo with a fixed mean trajectory length, jittered and shared by all chains.
-
-    Attributes
-    ----------
-    trajectory_length : float
-        Mean integration time of a trajectory in whitened coordinates, where a quarter period of a Gaussian
-        posterior is pi / 2.
-    jitter : float
-        Each trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
-        low-discrepancy sequence, the same for all chains. Guards against resonance.
-    target_acceptance_rate : float
-        Harmonic mean of the acceptance rate over chains that the step size is tuned for.
-    metric : {"auto", "diagonal", "dense"}
-        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
-    max_integration_steps : int
-        Upper limit of integration steps in one trajectory.
-    """
-
-    trajectory_length: float = 1.5707963267948966
-    jitter: float = 0.5
-    target_acceptance_rate: float = 0.8
-    metric: MetricKind = "auto"
-    max_integration_steps: int = 1000
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        _require_positive(self, "trajectory_length")
-        _require_sampler_ranges(self)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ChEES:
-    """Hamiltonian Monte Carlo whose shared trajectory length is learned by the ChEES criterion; the default.
-
-    The criterion is divided by the square root of the integration time; see `distmc.adaptation.trajectory`.
-
-    Attributes
-    ----------
-    initial_trajectory_length : float
-        Mean integration time at the start, in whitened coordinates.
-    jitter : float
-        Each trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
-        low-discrepancy sequence, the same for all chains.
-    target_acceptance_rate : float
-        Harmonic mean of the acceptance rate over chains that the step size is tuned for.
-    metric : {"auto", "diagonal", "dense"}
-        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
-    max_integration_steps : int
-        Upper limit of integration steps in one trajectory.
-    """
-
-    initial_trajectory_length: float = 1.0
-    jitter: float = 0.5
-    target_acceptance_rate: float = 0.8
-    metric: MetricKind = "auto"
-    max_integration_steps: int = 1000
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        _require_positive(self, "initial_trajectory_length")
-        _require_sampler_ranges(self)
-
-
-Sampler: TypeAlias = HMC | ChEES
-SAMPLERS: dict[str, type[HMC] | type[ChEES]] = {"HMC": HMC, "ChEES": ChEES}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,14 +56,14 @@ class RunSpec:
                 f"`sampler={self.sampler!r}` is not a sampler; give one of "
                 + ", ".join(f"distmc.{name}()" for name in SAMPLERS)
             )
-        _require_count(self, "num_chains", minimum=2, why="tuning and R-hat compare chains")
-        _require_count(self, "num_warmup", minimum=0)
-        _require_count(self, "num_draws", minimum=1)
-        _require_count(self, "seed", minimum=0)
-        _require_choice(self, "precision", get_args(Precision))
-        _require_choice(self, "reduction", get_args(Reduction))
+        require_count(self, "num_chains", minimum=2, why="tuning and R-hat compare chains")
+        require_count(self, "num_warmup", minimum=0)
+        require_count(self, "num_draws", minimum=1)
+        require_count(self, "seed", minimum=0)
+        require_choice(self, "precision", get_args(Precision))
+        require_choice(self, "reduction", get_args(Reduction))
         if self.num_blocks is not None:
-            _require_count(self, "num_blocks", minimum=1)
+            require_count(self, "num_blocks", minimum=1)
             if self.num_blocks & (self.num_blocks - 1):
                 below = 1 << (self.num_blocks.bit_length() - 1)
                 raise SpecError(
@@ -205,52 +137,16 @@ class Ray:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        _require_count(self, "num_workers", minimum=1)
-        _require_count(self, "num_cpus_per_worker", minimum=1)
-        _require_count(self, "num_gpus_per_worker", minimum=0)
+        require_count(self, "num_workers", minimum=1)
+        require_count(self, "num_cpus_per_worker", minimum=1)
+        require_count(self, "num_gpus_per_worker", minimum=0)
         if self.num_gpus_per_worker > 1:
             raise SpecError(
                 f"`num_gpus_per_worker={self.num_gpus_per_worker}`: a worker owns one device; "
                 "ask for more workers instead."
             )
-        _require_positive(self, "start_timeout_seconds")
-        _require_positive(self, "hang_timeout_seconds")
+        require_positive(self, "start_timeout_seconds")
+        require_positive(self, "hang_timeout_seconds")
 
 
 Placement: TypeAlias = Local | Ray
-
-
-def _require_sampler_ranges(sampler: Sampler) -> None:
-    _require_number(sampler, "jitter")
-    _require_number(sampler, "target_acceptance_rate")
-    if not 0.0 <= sampler.jitter < 1.0:
-        raise SpecError(f"`jitter={sampler.jitter!r}` must be at least 0 and below 1.")
-    if not 0.0 < sampler.target_acceptance_rate < 1.0:
-        raise SpecError(f"`target_acceptance_rate={sampler.target_acceptance_rate!r}` must lie between 0 and 1.")
-    _require_choice(sampler, "metric", get_args(MetricKind))
-    _require_count(sampler, "max_integration_steps", minimum=1)
-
-
-def _require_count(owner: object, name: str, *, minimum: int, why: str = "") -> None:
-    value = getattr(owner, name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        reason = f" ({why})" if why else ""
-        raise SpecError(f"`{name}={value!r}` must be a whole number of at least {minimum}{reason}.")
-
-
-def _require_positive(owner: object, name: str) -> None:
-    value = getattr(owner, name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise SpecError(f"`{name}={value!r}` must be a positive, finite number.")
-
-
-def _require_number(owner: object, name: str) -> None:
-    value = getattr(owner, name)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise SpecError(f"`{name}={value!r}` must be a number.")
-
-
-def _require_choice(owner: object, name: str, choices: tuple[str, ...]) -> None:
-    value = getattr(owner, name)
-    if value not in choices:
-        raise SpecError(f"`{name}={value!r}` is not one of {', '.join(repr(choice) for choice in choices)}.")

@@ -6,18 +6,53 @@ definite. Factorisations are written as loops over columns: those of the linear 
 last bits for another number of threads.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from jax import lax
 
-from distmc.adaptation.moments import Moments
+from distmc.adaptation.moments import Moments, add_positions, no_moments
+from distmc.kernels.base import GradientState
 from distmc.kernels.metrics import Metric
-from distmc.spec import MetricKind
+from distmc.samplers import MetricKind
 from distmc.types import Array
 
 # A dense factor costs num_dimensions**2 for every chain and integration step.
 _LARGEST_DENSE = 500
 _POSITIONS_PER_DIMENSION = 2
 _ROUNDING_ERRORS = 16.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetricRule:
+    """How the metric is learned from a window of steps.
+
+    Attributes
+    ----------
+    num_dimensions : int
+        Coordinates of the target.
+    is_dense : bool
+        Form of the metric.
+    """
+
+    num_dimensions: int
+    is_dense: bool
+
+    def first(self) -> Metric:
+        """Return the metric of a target with unit scales."""
+        return identity_metric(self.num_dimensions, is_dense=self.is_dense)
+
+    def nothing(self) -> Moments:
+        """Return what is known at the start of a window."""
+        return no_moments(self.num_dimensions, is_dense=self.is_dense)
+
+    def add(self, seen: Moments, state: GradientState, weight: Array) -> Moments:
+        """Return what is known after one more step; chains count by their weight (num_chains,)."""
+        return add_positions(seen, state.position, weight)
+
+    def estimate(self, seen: Moments, previous: Metric) -> Metric:
+        """Return the metric at the end of a window; see `estimate_metric`."""
+        return estimate_metric(seen, previous)
 
 
 def wants_dense(kind: MetricKind, num_dimensions: int, num_positions: int) -> bool:

@@ -1,32 +1,84 @@
 """The trajectory length that all chains share, and its jitter.
 
-ChEES is the expected squared change of the squared distance from the mean; a trajectory of a good length makes it
-large. It is taken in whitened coordinates, where all directions count alike, and divided by the square root of the
-integration time. Undivided, a few heavy-tailed coordinates draw trajectories out several times too long; divided by
-the whole time, as SNAPER does, they end before a quarter period and draws stay correlated. The criterion is ascended
-by stochastic gradients averaged over chains. Jitter is one low-discrepancy number for all chains, new in every step:
-chains stay in lockstep and no trajectory length can fall into resonance with the target for long.
+A criterion says how the log of the length should change; it is ascended by stochastic gradients averaged over chains.
+Jitter is one low-discrepancy number for all chains, new in every step: chains stay in lockstep and no trajectory
+length can fall into resonance with the target for long.
 
 References
 ----------
 Hoffman, Radul, Sountsov (2021), An adaptive-MCMC scheme for setting trajectory lengths in HMC, algorithm 1.
-Sountsov, Hoffman (2021), Focusing on difficult directions for learning HMC trajectory lengths. arXiv:2110.11576.
 """
 
-from typing import NamedTuple
+import dataclasses
+from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 import optax
 
-from distmc.adaptation.pooling import Pooling, weighted_mean
+from distmc.adaptation.pooling import Pooling
 from distmc.kernels.base import Target
-from distmc.kernels.hmc import HMCInfo
-from distmc.kernels.metrics import Metric, to_whitened
+from distmc.kernels.metrics import Metric
 from distmc.types import Array
 
-_LOWEST_RATE = 1e-4
-_PRICE_OF_TIME = 0.5
 _OPTIMISER = optax.adam(learning_rate=0.025, b1=0.0, b2=0.95)
+
+
+class TrajectoryInfo(Protocol):
+    """What a criterion has to know about a step's trajectories; the infos of kernels that have them qualify.
+
+    Acceptance rates and flags are (num_chains,), positions and momenta (num_chains, num_dimensions), momenta in
+    whitened coordinates.
+    """
+
+    @property
+    def acceptance_rate(self) -> Array:
+        """Probability of accepting the end."""
+
+    @property
+    def is_nonfinite(self) -> Array:
+        """Whether the end is not finite."""
+
+    @property
+    def proposal(self) -> Array:
+        """Position of the end."""
+
+    @property
+    def proposal_momentum(self) -> Array:
+        """Momentum of the end."""
+
+
+class Trajectories(NamedTuple):
+    """One step's trajectories as a criterion sees them.
+
+    Attributes
+    ----------
+    position : float64 array (num_chains, num_dimensions)
+        Where they began.
+    info : TrajectoryInfo
+        Where they ended. Ends count by their acceptance rate; those that are not finite count nothing.
+    metric : Metric
+        Whitens both.
+    integration_time : float64 scalar
+        Step size times number of integration steps.
+    weight : float64 array (num_chains,)
+        Which chains take part.
+    """
+
+    position: Array
+    info: TrajectoryInfo
+    metric: Metric
+    integration_time: Array
+    weight: Array
+
+
+class Criterion(Protocol):
+    """What a good trajectory length makes large."""
+
+    def init(self, num_dimensions: int) -> Any:
+        """Return what the criterion knows at first; ``()`` if it has no memory."""
+
+    def gradient(self, known: Any, trajectories: Trajectories, target: Target, pooling: Pooling) -> tuple[Any, Array]:
+        """Return what it knows now, and the gradient with respect to the log of the length, a float64 scalar."""
 
 
 class TrajectoryState(NamedTuple):
@@ -42,72 +94,66 @@ class TrajectoryState(NamedTuple):
         Updates so far.
     optimiser : pytree
         State of the stochastic optimiser.
+    criterion : pytree
+        What the criterion knows.
     """
 
     log_length: Array
     log_average: Array
     count: Array  # type: ignore[assignment]
     optimiser: optax.OptState
+    criterion: Any
 
 
-def start_trajectory(length: float) -> TrajectoryState:
-    """Return the state of a search from a first guess of the integration time."""
-    log_length = jnp.log(jnp.asarray(length, jnp.float64))
-    return TrajectoryState(log_length, log_length, jnp.zeros((), jnp.float64), _OPTIMISER.init(log_length))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrajectoryRule:
+    """How the trajectory length is chosen.
+
+    Attributes
+    ----------
+    length : float
+        First guess of the mean integration time in whitened coordinates, or the fixed one.
+    criterion : Criterion or None
+        What changes it; None keeps it.
+    jitter : float
+        Relative spread of trajectory lengths.
+    max_integration_steps : int
+        Upper limit in one trajectory.
+    """
+
+    length: float
+    criterion: Criterion | None
+    jitter: float
+    max_integration_steps: int
+
+    def init(self, num_dimensions: int) -> TrajectoryState:
+        """Return the state of a search from the first guess."""
+        log_length = jnp.log(jnp.asarray(self.length, jnp.float64))
+        known = () if self.criterion is None else self.criterion.init(num_dimensions)
+        return TrajectoryState(log_length, log_length, jnp.zeros((), jnp.float64), _OPTIMISER.init(log_length), known)
+
+    def update(
+        self, state: TrajectoryState, trajectories: Trajectories, target: Target, pooling: Pooling
+    ) -> TrajectoryState:
+        """Take one ascent step."""
+        if self.criterion is None:
+            return state
+        known, log_length_grad = self.criterion.gradient(state.criterion, trajectories, target, pooling)
+        return ascend(state, log_length_grad)._replace(criterion=known)
+
+    def num_integration_steps(self, step: Array, length: Array, step_size: Array) -> Array:
+        """Return the number of integration steps of a step's trajectories; see `jittered_steps`."""
+        return jittered_steps(step, length, step_size, self.jitter, self.max_integration_steps)
 
 
-def update_trajectory(state: TrajectoryState, log_length_grad: Array) -> TrajectoryState:
+def ascend(state: TrajectoryState, log_length_grad: Array) -> TrajectoryState:
     """Take one ascent step along the gradient of the criterion with respect to the logarithm of the length."""
     ascent, optimiser = _OPTIMISER.update(-log_length_grad, state.optimiser)
     log_length = jnp.asarray(optax.apply_updates(state.log_length, ascent))
     count = state.count + 1.0
     share = count**-0.5
-    return TrajectoryState(log_length, share * log_length + (1.0 - share) * state.log_average, count, optimiser)
-
-
-def criterion_grad(
-    position: Array,
-    info: HMCInfo,
-    metric: Metric,
-    integration_time: Array,
-    target: Target,
-    weight: Array,
-    pooling: Pooling,
-) -> Array:
-    """Estimate the gradient of log(ChEES / sqrt(length)) with respect to the logarithm of the trajectory length.
-
-    Parameters
-    ----------
-    position : float64 array (num_chains, num_dimensions)
-        Where the trajectories began.
-    info : HMCInfo
-        Where they ended. Ends count by their acceptance rate; those that are not finite count nothing.
-    metric : Metric
-        Whitens both.
-    integration_time : float64 scalar
-        Step size times number of integration steps of these trajectories.
-    target : Target
-        Gives the inner product.
-    weight : float64 array (num_chains,)
-        Which chains take part.
-    pooling : Pooling
-
-    Returns
-    -------
-    log_length_grad : float64 scalar
-        For a Gaussian target it vanishes near 1.39, where tan(t) = 4 t. 0 where no chain counts.
-    """
-    counts = (info.acceptance_rate > _LOWEST_RATE) & ~info.is_nonfinite
-    end_weight = jnp.where(counts, weight * info.acceptance_rate, 0.0)
-    # Ends and momenta that do not count may be infinite; zero times infinity is not zero.
-    end = jnp.where(counts[:, None], info.proposal, position)
-    momentum = jnp.where(counts[:, None], info.proposal_momentum, 0.0)
-    start_offset = to_whitened(metric, position - weighted_mean(position, weight, pooling))
-    end_offset = to_whitened(metric, end - weighted_mean(end, end_weight, pooling))
-    change = target.dot(end_offset, end_offset) - target.dot(start_offset, start_offset)
-    chees = weighted_mean(change**2, end_weight, pooling) / 4.0
-    growth = integration_time * weighted_mean(change * target.dot(end_offset, momentum), end_weight, pooling)
-    return jnp.where(chees > 0.0, growth / jnp.where(chees > 0.0, chees, 1.0) - _PRICE_OF_TIME, 0.0)
+    log_average = share * log_length + (1.0 - share) * state.log_average
+    return TrajectoryState(log_length, log_average, count, optimiser, state.criterion)
 
 
 def jittered_steps(step: Array, length: Array, step_size: Array, jitter: float, max_integration_steps: int) -> Array:

@@ -5,14 +5,14 @@ nothing changes any more, and draws come from a kernel with fixed parameters.
 """
 
 import dataclasses
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distmc.adaptation.metric import estimate_metric, identity_metric
-from distmc.adaptation.moments import Moments, add_positions, no_moments
+from distmc.adaptation.metric import MetricRule
 from distmc.adaptation.pooling import Pooling, chains_in_company
 from distmc.adaptation.schedule import Schedule
 from distmc.adaptation.step_size import (
@@ -21,15 +21,8 @@ from distmc.adaptation.step_size import (
     start_step_size,
     update_step_size,
 )
-from distmc.adaptation.trajectory import (
-    TrajectoryState,
-    criterion_grad,
-    jittered_steps,
-    start_trajectory,
-    update_trajectory,
-)
-from distmc.kernels.base import Target
-from distmc.kernels.hmc import HMCInfo, HMCParameters, HMCState
+from distmc.adaptation.trajectory import Trajectories, TrajectoryRule, TrajectoryState
+from distmc.kernels.base import GradientState, StepParameters, Target, TrajectoryParameters
 from distmc.kernels.metrics import Metric
 from distmc.types import Array
 
@@ -48,22 +41,23 @@ class WarmupState(NamedTuple):
     Attributes
     ----------
     step_size : StepSizeState
-    trajectory : TrajectoryState
-    moments : Moments
-        Of the current window.
+    trajectory : TrajectoryState or ()
+        Nothing for kernels without trajectories.
+    window : pytree
+        What the current window has seen.
     metric : Metric
         In force.
     """
 
     step_size: StepSizeState
-    trajectory: TrajectoryState
-    moments: Moments
+    trajectory: TrajectoryState | tuple[()]
+    window: Any
     metric: Metric
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Warmup:
-    """How the parameters of the kernel are tuned.
+    """How the parameters of a kernel are tuned; an `Adaptation`.
 
     Attributes
     ----------
@@ -71,16 +65,14 @@ class Warmup:
         When.
     target_acceptance_rate : float
         Pooled rate that the step size aims at.
-    trajectory_length : float
-        First guess in whitened coordinates, or the fixed length.
-    is_trajectory_learned : bool
-        Whether ChEES changes it.
-    jitter : float
-        Relative spread of trajectory lengths.
-    max_integration_steps : int
-        Upper limit in one trajectory.
-    is_dense : bool
-        Form of the metric.
+    guess_step_size : callable
+        From the kernel's state before the first step to a step size, a float64 scalar.
+    whitened_step_size : float
+        First guess of the step size once a metric is in force.
+    trajectory : TrajectoryRule or None
+        How long trajectories are; None for kernels that have none.
+    metric : MetricRule
+        How scales are learned.
     target : Target
         Gives the inner product.
     pooling : Pooling
@@ -89,50 +81,30 @@ class Warmup:
 
     schedule: Schedule
     target_acceptance_rate: float
-    trajectory_length: float
-    is_trajectory_learned: bool
-    jitter: float
-    max_integration_steps: int
-    is_dense: bool
+    guess_step_size: Callable[[Any], Array]
+    whitened_step_size: float
+    trajectory: TrajectoryRule | None
+    metric: MetricRule
     target: Target
     pooling: Pooling
 
-    def init(self, state: HMCState) -> WarmupState:
-        """Return the state before the first step.
+    def init(self, state: Any) -> WarmupState:
+        """Return the state before the first step."""
+        return self._begin(start_step_size(self.guess_step_size(state), _OPTIMISM_AT_START), self.metric.first())
 
-        The first step size moves a chain so far that its energy changes by about one: the inverse of the
-        largest gradient's norm.
-        """
-        num_dimensions = state.position.shape[1]
-        squared = self.target.dot(state.logdensity_grad, state.logdensity_grad)
-        largest = jnp.max(jnp.where(jnp.isfinite(squared), squared, 0.0))
-        return WarmupState(
-            step_size=start_step_size(1.0 / jnp.sqrt(jnp.maximum(largest, 1.0)), _OPTIMISM_AT_START),
-            trajectory=start_trajectory(self.trajectory_length),
-            moments=no_moments(num_dimensions, is_dense=self.is_dense),
-            metric=identity_metric(num_dimensions, is_dense=self.is_dense),
-        )
-
-    def parameters(self, state: WarmupState, step: Array) -> HMCParameters:
+    def parameters(self, state: WarmupState, step: Array) -> StepParameters | TrajectoryParameters:
         """Return the kernel's parameters for a step, counted from the start of the run."""
         is_adapting = step < self.schedule.num_warmup
         step_size = jnp.exp(jnp.where(is_adapting, state.step_size.log_step_size, state.step_size.log_average))
+        if self.trajectory is None or not isinstance(state.trajectory, TrajectoryState):
+            return StepParameters(step_size, state.metric)
         learned = jnp.where(is_adapting, state.trajectory.log_length, state.trajectory.log_average)
         length = jnp.where(self._is_metric_known(step), jnp.exp(learned), _STEPS_BEFORE_METRIC * step_size)
-        return HMCParameters(
-            step_size=step_size,
-            num_integration_steps=jittered_steps(step, length, step_size, self.jitter, self.max_integration_steps),
-            metric=state.metric,
-        )
+        num_integration_steps = self.trajectory.num_integration_steps(step, length, step_size)
+        return TrajectoryParameters(step_size, num_integration_steps, state.metric)
 
     def update(
-        self,
-        state: WarmupState,
-        step: Array,
-        parameters: HMCParameters,
-        before: HMCState,
-        after: HMCState,
-        info: HMCInfo,
+        self, state: WarmupState, step: Array, parameters: Any, before: Any, after: Any, info: Any
     ) -> WarmupState:
         """Learn from a step; leaves the state alone when warm-up has ended."""
         learned = self._learn(state, step, parameters, before, after, info)
@@ -143,48 +115,46 @@ class Warmup:
         return WarmupState(*jax.tree.map(lambda new, old: jnp.where(is_adapting, new, old), learned, state))
 
     def _learn(
-        self,
-        state: WarmupState,
-        step: Array,
-        parameters: HMCParameters,
-        before: HMCState,
-        after: HMCState,
-        info: HMCInfo,
+        self, state: WarmupState, step: Array, parameters: Any, before: Any, after: Any, info: Any
     ) -> WarmupState:
         weight = chains_in_company(after.logdensity, self.pooling)
         pooled_rate = harmonic_mean_rate(info.acceptance_rate, self.target_acceptance_rate, weight, self.pooling)
         trajectory = state.trajectory
-        if self.is_trajectory_learned:
+        if self.trajectory is not None and isinstance(trajectory, TrajectoryState):
             time = parameters.step_size * parameters.num_integration_steps
-            grad = criterion_grad(before.position, info, state.metric, time, self.target, weight, self.pooling)
-            trajectory = _where(self._is_metric_known(step), update_trajectory(trajectory, grad), trajectory)
+            trajectories = Trajectories(before.position, info, state.metric, time, weight)
+            learned = self.trajectory.update(trajectory, trajectories, self.target, self.pooling)
+            trajectory = _where(self._is_metric_known(step), learned, trajectory)
+        is_counted = step >= self.schedule.initial_buffer
         return WarmupState(
             step_size=update_step_size(state.step_size, pooled_rate, self.target_acceptance_rate),
             trajectory=trajectory,
-            moments=_where(
-                step >= self.schedule.initial_buffer,
-                add_positions(state.moments, after.position, weight),
-                state.moments,
-            ),
+            window=_where(is_counted, self.metric.add(state.window, after, weight), state.window),
             metric=state.metric,
         )
 
     def _renew_metric(self, state: WarmupState) -> WarmupState:
-        """Put the window's metric in force and start step size, trajectory and the next window afresh.
+        """Put the window's metric in force and start step size, trajectory and the next window afresh."""
+        step_size = start_step_size(jnp.asarray(self.whitened_step_size, jnp.float64), _OPTIMISM_WHEN_WHITENED)
+        return self._begin(step_size, self.metric.estimate(state.window, state.metric))
 
-        In whitened coordinates a good step size scales as the fourth root of the dimension (Neal 2011, section 4.4).
-        """
-        num_dimensions = state.moments.mean.shape[0]
-        return WarmupState(
-            step_size=start_step_size(jnp.asarray(num_dimensions**-0.25, jnp.float64), _OPTIMISM_WHEN_WHITENED),
-            trajectory=start_trajectory(self.trajectory_length),
-            moments=no_moments(num_dimensions, is_dense=self.is_dense),
-            metric=estimate_metric(state.moments, state.metric),
-        )
+    def _begin(self, step_size: StepSizeState, metric: Metric) -> WarmupState:
+        trajectory = () if self.trajectory is None else self.trajectory.init(self.metric.num_dimensions)
+        return WarmupState(step_size, trajectory, self.metric.nothing(), metric)
 
     def _is_metric_known(self, step: Array) -> Array:
         never = np.iinfo(np.int32).max
         return step > min(self.schedule.window_ends, default=never)
+
+
+def step_size_from_gradients(state: GradientState, target: Target) -> Array:
+    """Return a first step size that moves a chain so far that its energy changes by about one.
+
+    That is the inverse of the largest gradient's norm.
+    """
+    squared = target.dot(state.logdensity_grad, state.logdensity_grad)
+    largest = jnp.max(jnp.where(jnp.isfinite(squared), squared, 0.0))
+    return 1.0 / jnp.sqrt(jnp.maximum(largest, 1.0))
 
 
 def _where(condition: Array, new: State, old: State) -> State:

@@ -4,12 +4,34 @@ A kernel moves all chains at once by one step. It is two pure functions over arr
 chain: ``init(position) -> state`` and ``step(rng_keys, state, parameters) -> (state, info)``. The state is what
 the next step needs, the info what a person or an adaptation wants to see, the parameters what adaptation makes.
 Where the chains' log-density comes from, over how many devices, is not visible here.
+
+Every state has `position` and `logdensity`, every info `acceptance_rate`, `is_divergent`, `is_nonfinite` and
+`num_integration_steps`, and all parameters have `step_size`.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
+from distmc.kernels.metrics import Metric
 from distmc.types import Array
+
+# An energy error of a thousand means that the integrator has left the trajectory (Betancourt 2017, Stan).
+DIVERGENCE_THRESHOLD = 1000.0
+
+STATISTICS = (
+    "acceptance_rate",
+    "energy",
+    "energy_error",
+    "is_divergent",
+    "is_nonfinite",
+    "num_integration_steps",
+    "reached_max_tree_depth",
+    "tree_depth",
+)
+"""Fields of an info that are kept with each draw, by the names that all kernels share."""
 
 
 class Target(NamedTuple):
@@ -26,3 +48,97 @@ class Target(NamedTuple):
 
     logdensity_and_grad: Callable[[Array], tuple[Array, Array]]
     dot: Callable[[Array, Array], Array]
+
+
+class GradientState(NamedTuple):
+    """Where the chains of a kernel are that follows gradients.
+
+    Attributes
+    ----------
+    position : float64 array (num_chains, num_dimensions)
+    logdensity : float64 array (num_chains,)
+    logdensity_grad : float64 array (num_chains, num_dimensions)
+    """
+
+    position: Array
+    logdensity: Array
+    logdensity_grad: Array
+
+
+class StepParameters(NamedTuple):
+    """What adaptation decides for kernels without a trajectory, the same for all chains.
+
+    Attributes
+    ----------
+    step_size : float64 scalar
+        In whitened coordinates.
+    metric : Metric
+        Scales of the target.
+    """
+
+    step_size: Array
+    metric: Metric
+
+
+class TrajectoryParameters(NamedTuple):
+    """What adaptation decides for kernels whose trajectories have a set length, the same for all chains.
+
+    Attributes
+    ----------
+    step_size : float64 scalar
+        In whitened coordinates.
+    num_integration_steps : int32 scalar
+        At least 1.
+    metric : Metric
+        Scales of the target.
+    """
+
+    step_size: Array
+    num_integration_steps: Array
+    metric: Metric
+
+
+class Kernel(NamedTuple):
+    """The two functions of a kernel.
+
+    Attributes
+    ----------
+    init : callable
+        From positions (num_chains, num_dimensions) to the kernel's state.
+    step : callable
+        From one random key for each chain, state and parameters to the new state and the step's info.
+    """
+
+    init: Callable[[Array], Any]
+    step: Callable[[Array, Any, Any], tuple[Any, Any]]
+
+
+def is_finite(state: GradientState) -> Array:
+    """Tell the chains (num_chains,) whose position, log-density and gradient are all finite."""
+    per_coordinate = jnp.isfinite(state.position) & jnp.isfinite(state.logdensity_grad)
+    return jnp.isfinite(state.logdensity) & jnp.all(per_coordinate, axis=-1)
+
+
+def select_chains(condition: Array, chosen: Any, other: Any) -> Any:
+    """Take `chosen` for the chains where `condition` (num_chains,) holds, leaf by leaf, and `other` elsewhere."""
+
+    def select(new: Array, old: Array) -> Array:
+        return jnp.where(condition.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(select, chosen, other)
+
+
+def split_keys(rng_keys: Array, count: int) -> tuple[Array, ...]:
+    """Return `count` independent arrays of keys (num_chains,), each chain's from its own key alone."""
+    split = jax.vmap(lambda key: jax.random.split(key, count))(rng_keys)
+    return tuple(split[:, place] for place in range(count))
+
+
+def normal_noise(rng_keys: Array, num_dimensions: int) -> Array:
+    """Return standard normal numbers, float64 (num_chains, num_dimensions)."""
+    return jax.vmap(lambda key: jax.random.normal(key, (num_dimensions,), jnp.float64))(rng_keys)
+
+
+def uniform_noise(rng_keys: Array) -> Array:
+    """Return numbers uniform on [0, 1), float64 (num_chains,)."""
+    return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float64))(rng_keys)

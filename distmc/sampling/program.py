@@ -5,22 +5,18 @@ one compiled call; how many is a value, as are step size and trajectory length, 
 """
 
 import dataclasses
-from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from distmc.adaptation.metric import wants_dense
-from distmc.adaptation.pooling import Pooling
 from distmc.adaptation.schedule import build_schedule
-from distmc.adaptation.warmup import Warmup
-from distmc.kernels.base import Target
-from distmc.kernels.hmc import HMCInfo, HMCKernel, HMCParameters, build_kernel
+from distmc.kernels.base import STATISTICS, Target
+from distmc.sampling.algorithms import Algorithm, Setting, build_algorithm
 from distmc.sampling.rng import chain_keys
 from distmc.sampling.state import RunState
-from distmc.spec import ChEES, RunSpec
+from distmc.spec import RunSpec
 from distmc.types import Array
 
 # Draws wait on the device until a chunk ends; this bounds their memory, and a chunk's length.
@@ -34,38 +30,29 @@ class Trace(NamedTuple):
     Attributes
     ----------
     position : float64 array (steps, num_chains, num_dimensions)
-    logdensity, acceptance_rate, energy, energy_error : float64 array (steps, num_chains)
-    is_divergent, is_nonfinite : bool array (steps, num_chains)
-    step_size : float64 array (steps,)
-    num_integration_steps : int32 array (steps,)
+    logdensity : float64 array (steps, num_chains)
+    statistics : dict of array (steps,) or (steps, num_chains)
+        `step_size` and those of `distmc.kernels.base.STATISTICS` that the kernel has.
     """
 
     position: Array
     logdensity: Array
-    acceptance_rate: Array
-    energy: Array
-    energy_error: Array
-    is_divergent: Array
-    is_nonfinite: Array
-    step_size: Array
-    num_integration_steps: Array
+    statistics: dict[str, Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Program:
-    """Kernel and warm-up joined to a program over one target.
+    """A kernel and its tuning joined to a program over one target.
 
     Attributes
     ----------
-    kernel : HMCKernel
-    warmup : Warmup
+    algorithm : Algorithm
     num_chains : int
     capacity : int
         Most steps in one call of `advance`.
     """
 
-    kernel: HMCKernel
-    warmup: Warmup
+    algorithm: Algorithm
     num_chains: int
     capacity: int
 
@@ -77,8 +64,8 @@ class Program:
         Communication: one evaluation of the target.
         Invariance: that of the target.
         """
-        kernel_state = self.kernel.init(position)
-        return RunState(jnp.zeros((), jnp.int32), kernel_state, self.warmup.init(kernel_state))
+        kernel_state = self.algorithm.kernel.init(position)
+        return RunState(jnp.zeros((), jnp.int32), kernel_state, self.algorithm.adaptation.init(kernel_state))
 
     def advance(self, key: Array, state: RunState, num_steps: Array) -> tuple[RunState, Trace]:
         """Take `num_steps` steps, at most `capacity`.
@@ -112,10 +99,11 @@ class Program:
         return end
 
     def _step(self, key: Array, state: RunState) -> tuple[RunState, Trace]:
-        parameters = self.warmup.parameters(state.warmup, state.step)
+        kernel, adaptation = self.algorithm
+        parameters = adaptation.parameters(state.warmup, state.step)
         rng_keys = chain_keys(key, state.step, self.num_chains)
-        kernel_state, info = self.kernel.step(rng_keys, state.kernel, parameters)
-        warmup = self.warmup.update(state.warmup, state.step, parameters, state.kernel, kernel_state, info)
+        kernel_state, info = kernel.step(rng_keys, state.kernel, parameters)
+        warmup = adaptation.update(state.warmup, state.step, parameters, state.kernel, kernel_state, info)
         moved = RunState(state.step + 1, kernel_state, warmup)
         return moved, _keep(moved, parameters, info)
 
@@ -137,34 +125,12 @@ def build_program(spec: RunSpec, target: Target, num_dimensions: int) -> Program
     num_dimensions : int
         Coordinates of a chain's position.
     """
-    sampler, schedule = spec.sampler, build_schedule(spec.num_warmup)
-    shortest_window = min(schedule.windows, default=0)
-    is_learned = isinstance(sampler, ChEES)
-    length = sampler.initial_trajectory_length if isinstance(sampler, ChEES) else sampler.trajectory_length
-    warmup = Warmup(
-        schedule=schedule,
-        target_acceptance_rate=sampler.target_acceptance_rate,
-        trajectory_length=length,
-        is_trajectory_learned=is_learned,
-        jitter=sampler.jitter,
-        max_integration_steps=sampler.max_integration_steps,
-        is_dense=wants_dense(sampler.metric, num_dimensions, shortest_window * spec.num_chains),
-        target=target,
-        pooling=Pooling(mean=partial(jnp.mean, axis=0), median=partial(jnp.median, axis=0)),
-    )
+    setting = Setting(target, num_dimensions, spec.num_chains, build_schedule(spec.num_warmup))
     capacity = max(1, min(_MOST_STEPS, _MOST_NUMBERS // (spec.num_chains * num_dimensions)))
-    return Program(kernel=build_kernel(target), warmup=warmup, num_chains=spec.num_chains, capacity=capacity)
+    return Program(algorithm=build_algorithm(spec.sampler, setting), num_chains=spec.num_chains, capacity=capacity)
 
 
-def _keep(state: RunState, parameters: HMCParameters, info: HMCInfo) -> Trace:
-    return Trace(
-        position=state.kernel.position,
-        logdensity=state.kernel.logdensity,
-        acceptance_rate=info.acceptance_rate,
-        energy=info.energy,
-        energy_error=info.energy_error,
-        is_divergent=info.is_divergent,
-        is_nonfinite=info.is_nonfinite,
-        step_size=parameters.step_size,
-        num_integration_steps=info.num_integration_steps,
-    )
+def _keep(state: RunState, parameters: Any, info: Any) -> Trace:
+    statistics = {name: getattr(info, name) for name in STATISTICS if hasattr(info, name)}
+    statistics["step_size"] = parameters.step_size
+    return Trace(state.kernel.position, state.kernel.logdensity, statistics)

@@ -48,9 +48,9 @@ class ChunkReport:
     seconds : float
         Wall time of the compiled call.
     step_size : float
-        Step size after the chunk.
+        Of the chunk's last step, the mean over chains where they differ; 0 where there was none, as for the two below.
     num_integration_steps : float
-        Mean number of integration steps over the chunk.
+        Mean over the chunk's steps of the evaluations of the target; where chains differ, of the one with most.
     acceptance_rate : float
         Mean over steps and chains.
     num_divergent, num_nonfinite : int
@@ -88,8 +88,7 @@ class ChunkArrays:
     unconstrained : float64 array (num_chains, num_steps, num_dimensions)
         The same draws as positions.
     stats : dict of array, each (num_chains, num_steps)
-        `logdensity`, `acceptance_rate`, `step_size`, `num_integration_steps`, `is_divergent`, `energy`,
-        `energy_error`.
+        `logdensity`, `step_size`, and those of `distmc.kernels.base.STATISTICS` that the kernel has.
     state : dict of array
         All that a resumed run needs, by name.
     """

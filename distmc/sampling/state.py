@@ -1,13 +1,11 @@
 """The state of a run: all that its next step needs, the same on every worker."""
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from distmc.adaptation.warmup import WarmupState
-from distmc.kernels.hmc import HMCState
 from distmc.types import Array, NumpyArray, PyTree
 
 
@@ -18,15 +16,15 @@ class RunState(NamedTuple):
     ----------
     step : int32 scalar
         Steps done, warm-up included.
-    kernel : HMCState
-        Where the chains are.
-    warmup : WarmupState
+    kernel : pytree
+        Where the chains are; has `position` and `logdensity`.
+    warmup : pytree
         What they have learned.
     """
 
     step: Array
-    kernel: HMCState
-    warmup: WarmupState
+    kernel: Any
+    warmup: Any
 
 
 def to_arrays(state: PyTree) -> dict[str, NumpyArray]:

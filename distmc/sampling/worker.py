@@ -26,7 +26,7 @@ from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport, Pha
 from distmc.sampling.rng import seed_key
 from distmc.sampling.state import RunState, digest, from_arrays, to_arrays
 from distmc.spec import RunSpec
-from distmc.types import NumpyArray, PyTree
+from distmc.types import Array, NumpyArray, PyTree
 
 # Draws are constrained in slabs of one static size, so that chunks of any length compile once.
 _SLAB = 16
@@ -182,17 +182,16 @@ class Worker:
     def collect(self) -> ChunkArrays:
         """Return the last chunk's draws and the state after it; any rank gives the same."""
         last, trace = self._last, self._last.trace
-        num_chains = trace.logdensity.shape[1]
-        per_step = {"step_size": trace.step_size, "num_integration_steps": trace.num_integration_steps}
-        per_chain = {name: getattr(trace, name) for name in _CHAIN_STATS}
-        stats = per_chain | {name: np.repeat(kept[:, None], num_chains, axis=1) for name, kept in per_step.items()}
+        shape = trace.logdensity.shape
+        kept = trace.statistics | {"logdensity": trace.logdensity}
+        stats = {name: _chains_first(np.broadcast_to(_by_chain(values), shape)) for name, values in kept.items()}
         return ChunkArrays(
             chunk=last.number,
             phase=last.phase,
             first_step=last.first_step,
             draws=self._constrained_draws(np.asarray(trace.position)),
             unconstrained=_chains_first(np.asarray(trace.position)),
-            stats={name: _chains_first(kept) for name, kept in stats.items()},
+            stats=stats,
             state=to_arrays(last.state),
         )
 
@@ -211,24 +210,23 @@ class Worker:
 
     def _report(self, began: float) -> ChunkReport:
         last, trace = self._last, self._last.trace
-        log_step_size = last.state.warmup.step_size.log_step_size
+        kept = trace.statistics
+        num_steps = trace.logdensity.shape[0]
+        evaluations = np.max(_by_chain(kept["num_integration_steps"]), axis=1)
         return ChunkReport(
             rank=self._rank,
             chunk=last.number,
             phase=last.phase,
             step=int(last.state.step),
-            num_steps=int(trace.logdensity.shape[0]),
+            num_steps=num_steps,
             digest=digest((last.state, trace)),
             seconds=time.monotonic() - began,
-            step_size=float(trace.step_size[-1]) if trace.step_size.size else float(np.exp(log_step_size)),
-            num_integration_steps=float(np.mean(trace.num_integration_steps)) if trace.step_size.size else 0.0,
-            acceptance_rate=float(np.mean(trace.acceptance_rate)) if trace.step_size.size else 1.0,
-            num_divergent=int(np.sum(trace.is_divergent)),
-            num_nonfinite=int(np.sum(trace.is_nonfinite)),
+            step_size=float(np.mean(kept["step_size"][-1])) if num_steps else 0.0,
+            num_integration_steps=float(np.mean(evaluations)) if num_steps else 0.0,
+            acceptance_rate=float(np.mean(kept["acceptance_rate"])) if num_steps else 0.0,
+            num_divergent=int(np.sum(kept["is_divergent"])),
+            num_nonfinite=int(np.sum(kept["is_nonfinite"])),
         )
-
-
-_CHAIN_STATS = ("logdensity", "acceptance_rate", "is_divergent", "energy", "energy_error")
 
 
 def require_enough_blocks(num_workers: int, num_blocks: int) -> None:
@@ -257,17 +255,24 @@ def _one_device_per_worker(num_workers: int) -> list[jax.Device]:
     return sorted(devices, key=lambda device: device.process_index)
 
 
+def _by_chain(kept: Array | NumpyArray) -> NumpyArray:
+    """Return a statistic (step,) as (step, 1), one that differs between chains (step, chain) as it is."""
+    values = np.asarray(kept)
+    return values[:, None] if values.ndim == 1 else values
+
+
 def _chains_first(kept: NumpyArray) -> NumpyArray:
     """Swap (step, chain, ...) to (chain, step, ...)."""
     return np.ascontiguousarray(np.swapaxes(kept, 0, 1))
 
 
 def _require_finite(state: RunState) -> None:
-    kernel = state.kernel
-    is_good = np.isfinite(kernel.logdensity) & np.all(np.isfinite(kernel.logdensity_grad), axis=1)
+    is_good = np.ones(state.kernel.logdensity.shape, bool)
+    for leaf in jax.tree.leaves(state.kernel):
+        is_good &= np.all(np.isfinite(leaf.reshape(len(is_good), -1)), axis=1)
     if not np.all(is_good):
         bad = np.flatnonzero(~is_good)
-        shown = ", ".join(f"chain {chain}: log-density {kernel.logdensity[chain]}" for chain in bad[:3])
+        shown = ", ".join(f"chain {chain}: log-density {state.kernel.logdensity[chain]}" for chain in bad[:3])
         raise StartError(
             f"{bad.size} of {is_good.size} chains start where the log-density or its gradient is not finite ({shown}). "
             "A chain can only start inside the support of prior and likelihood; give starting values with `initial`, "

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distmc.errors import SpecError
-from distmc.spec import HMC, ChEES, Local, Ray, RunSpec
+from distmc.samplers import HMC, ChEES
+from distmc.spec import Local, Ray, RunSpec
 
 positive = st.floats(min_value=1e-300, max_value=1e300)
 settings: dict[str, Any] = {

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distmc.adaptation.chees import ChEESCriterion
 from distmc.adaptation.pooling import Pooling
 from distmc.adaptation.trajectory import (
-    criterion_grad,
+    Trajectories,
+    TrajectoryRule,
+    TrajectoryState,
+    ascend,
     jittered_steps,
-    start_trajectory,
-    update_trajectory,
     van_der_corput,
 )
 from distmc.kernels.base import Target
@@ -25,6 +27,15 @@ POOLING = Pooling(mean=functools.partial(jnp.mean, axis=0), median=functools.par
 TARGET = Target(lambda position: (position, position), lambda a, b: jnp.sum(a * b, axis=-1))
 NUM_CHAINS, NUM_DIMENSIONS = 20_000, 4
 SCALES = np.array([0.01, 1.0, 3.0, 500.0])
+
+
+def start_trajectory(length: float) -> TrajectoryState:
+    rule = TrajectoryRule(length=length, criterion=ChEESCriterion(), jitter=0.5, max_integration_steps=50)
+    return rule.init(NUM_DIMENSIONS)
+
+
+def criterion_grad(position: Any, info: HMCInfo, metric: Metric, time: Any, weight: Any) -> Array:
+    return ChEESCriterion().gradient((), Trajectories(position, info, metric, time, weight), TARGET, POOLING)[1]
 
 
 def exact_trajectories(length: Array) -> tuple[Array, HMCInfo]:
@@ -46,7 +57,7 @@ def info_of(end: Any, momentum: Any, acceptance_rate: Any = None) -> HMCInfo:
 def grad_at(length: Array) -> Array:
     position, info = exact_trajectories(length)
     metric = Metric(jnp.asarray(SCALES), jnp.asarray(1.0 / SCALES))
-    return criterion_grad(position, info, metric, length, TARGET, jnp.ones(NUM_CHAINS), POOLING)
+    return criterion_grad(position, info, metric, length, jnp.ones(NUM_CHAINS))
 
 
 @pytest.mark.parametrize("length", [0.2, 0.7, 1.1, 1.5, 2.0, 2.8])
@@ -62,22 +73,22 @@ def test_search_settles_where_the_gradient_vanishes() -> None:
     for first in (0.3, 3.0):
         state = start_trajectory(first)
         for _ in range(150):
-            state = update_trajectory(state, grad(jnp.exp(state.log_length)))
+            state = ascend(state, grad(jnp.exp(state.log_length)))
         # The root of tan(t) = 4 t.
         np.testing.assert_allclose(jnp.exp(state.log_length), 1.3932, rtol=0.05)
 
 
 def test_one_update_moves_the_length_by_little_however_large_the_gradient() -> None:
-    state = update_trajectory(start_trajectory(1.0), jnp.asarray(1e12))
+    state = ascend(start_trajectory(1.0), jnp.asarray(1e12))
     assert 0.0 < state.log_length < 0.2
 
 
 def test_average_follows_the_iterates() -> None:
     state = start_trajectory(1.0)
-    state = update_trajectory(state, jnp.asarray(1.0))
+    state = ascend(state, jnp.asarray(1.0))
     np.testing.assert_allclose(state.log_average, state.log_length, rtol=1e-12)
     first = state.log_length
-    state = update_trajectory(state, jnp.asarray(1.0))
+    state = ascend(state, jnp.asarray(1.0))
     share = 2.0**-0.5
     np.testing.assert_allclose(state.log_average, share * state.log_length + (1.0 - share) * first, rtol=1e-12)
 
@@ -88,13 +99,11 @@ def test_ends_that_do_not_count_change_nothing() -> None:
     metric = Metric(jnp.ones(2), jnp.ones(2))
     time = jnp.asarray(0.5)
     rate = np.array([0.9, 0.8, 0.0, 1.0, 0.7, 0.0, 0.6, 0.9])
-    expected = criterion_grad(
-        jnp.asarray(start), info_of(end, momentum, jnp.asarray(rate)), metric, time, TARGET, jnp.ones(8), POOLING
-    )
+    expected = criterion_grad(jnp.asarray(start), info_of(end, momentum, jnp.asarray(rate)), metric, time, jnp.ones(8))
     broken, broken_momentum = end.copy(), momentum.copy()
     broken[2], broken[5], broken_momentum[2] = np.nan, np.inf, -np.inf
     info = info_of(broken, broken_momentum, jnp.asarray(rate))
-    got = criterion_grad(jnp.asarray(start), info, metric, time, TARGET, jnp.ones(8), POOLING)
+    got = criterion_grad(jnp.asarray(start), info, metric, time, jnp.ones(8))
     assert np.isfinite(expected)
     assert got == expected
 
@@ -103,7 +112,7 @@ def test_no_end_that_counts_gives_no_gradient() -> None:
     start = jnp.zeros((3, 2))
     info = info_of(jnp.full((3, 2), jnp.nan), jnp.full((3, 2), jnp.nan), jnp.zeros(3))
     metric = Metric(jnp.ones(2), jnp.ones(2))
-    assert criterion_grad(start, info, metric, jnp.asarray(1.0), TARGET, jnp.ones(3), POOLING) == 0.0
+    assert criterion_grad(start, info, metric, jnp.asarray(1.0), jnp.ones(3)) == 0.0
 
 
 def test_first_elements_of_the_sequence() -> None:

@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distmc.adaptation.chees import ChEESCriterion
+from distmc.adaptation.metric import MetricRule
 from distmc.adaptation.pooling import Pooling
 from distmc.adaptation.schedule import build_schedule
-from distmc.adaptation.warmup import Warmup, WarmupState
-from distmc.kernels.base import Target
-from distmc.kernels.hmc import HMCState, build_kernel
+from distmc.adaptation.trajectory import TrajectoryRule
+from distmc.adaptation.warmup import Warmup, WarmupState, step_size_from_gradients
+from distmc.kernels.base import GradientState, Target
+from distmc.kernels.hmc import build_kernel
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.types import Array
 
@@ -29,11 +32,10 @@ TARGET = Target(logdensity_and_grad, lambda a, b: jnp.sum(a * b, axis=-1))
 WARMUP = Warmup(
     schedule=build_schedule(NUM_WARMUP),
     target_acceptance_rate=0.8,
-    trajectory_length=1.0,
-    is_trajectory_learned=True,
-    jitter=0.5,
-    max_integration_steps=200,
-    is_dense=False,
+    guess_step_size=functools.partial(step_size_from_gradients, target=TARGET),
+    whitened_step_size=0.76,
+    trajectory=TrajectoryRule(length=1.0, criterion=ChEESCriterion(), jitter=0.5, max_integration_steps=200),
+    metric=MetricRule(num_dimensions=3, is_dense=False),
     target=TARGET,
     pooling=Pooling(mean=functools.partial(jnp.mean, axis=0), median=functools.partial(jnp.median, axis=0)),
 )
@@ -43,7 +45,7 @@ def run(warmup: Warmup, num_steps: int) -> Any:
     """Return the states of warm-up before each step and after the last, and the kernel's parameters in each."""
     kernel = build_kernel(warmup.target)
 
-    def step(carry: tuple[HMCState, WarmupState], number: Array) -> Any:
+    def step(carry: tuple[GradientState, WarmupState], number: Array) -> Any:
         state, learned = carry
         parameters = warmup.parameters(learned, number)
         moved, info = kernel.step(chain_keys(seed_key(0), number, NUM_CHAINS), state, parameters)
@@ -91,7 +93,7 @@ def test_metric_changes_when_a_window_ends_and_only_then(history: Any) -> None:
 
 def test_windows_start_afresh(history: Any) -> None:
     _, (learned, _, _) = history
-    counts = learned.moments.count
+    counts = learned.window.count
     assert counts[WARMUP.schedule.initial_buffer] == 0
     ends = np.asarray(WARMUP.schedule.window_ends)
     np.testing.assert_array_equal(counts[ends + 1], 0)
@@ -109,7 +111,8 @@ def test_length_is_not_learned_before_a_metric_is_known(history: Any) -> None:
 
 
 def test_fixed_length_stays_and_goes_on_jittering() -> None:
-    fixed = dataclasses.replace(WARMUP, is_trajectory_learned=False, trajectory_length=5.0)
+    rule = TrajectoryRule(length=5.0, criterion=None, jitter=0.5, max_integration_steps=200)
+    fixed = dataclasses.replace(WARMUP, trajectory=rule)
     (_, last), (_, parameters, _) = jax.tree.map(np.asarray, jax.jit(lambda: run(fixed, NUM_WARMUP + 40))())
     assert last.trajectory.log_length == last.trajectory.log_average == np.log(5.0)
     length = (parameters.step_size * parameters.num_integration_steps)[NUM_WARMUP:]
@@ -120,7 +123,7 @@ def test_fixed_length_stays_and_goes_on_jittering() -> None:
 
 
 def test_first_step_size_is_finite_and_careful() -> None:
-    state = HMCState(jnp.zeros((2, 3)), jnp.zeros(2), jnp.array([[1e8, 0.0, 0.0], [jnp.nan, 0.0, 0.0]]))
+    state = GradientState(jnp.zeros((2, 3)), jnp.zeros(2), jnp.array([[1e8, 0.0, 0.0], [jnp.nan, 0.0, 0.0]]))
     np.testing.assert_allclose(jnp.exp(WARMUP.init(state).step_size.log_step_size), 1e-8)
-    flat = HMCState(jnp.zeros((2, 3)), jnp.zeros(2), jnp.zeros((2, 3)))
+    flat = GradientState(jnp.zeros((2, 3)), jnp.zeros(2), jnp.zeros((2, 3)))
     np.testing.assert_allclose(jnp.exp(WARMUP.init(flat).step_size.log_step_size), 1.0)

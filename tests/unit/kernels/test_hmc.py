@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distmc.kernels.base import Target
-from distmc.kernels.hmc import DIVERGENCE_THRESHOLD, HMCInfo, HMCParameters, HMCState, build_kernel
+from distmc.kernels.base import DIVERGENCE_THRESHOLD, GradientState, Target, TrajectoryParameters
+from distmc.kernels.hmc import HMCInfo, build_kernel
 from distmc.kernels.metrics import Metric, to_position
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.types import Array
@@ -33,10 +33,10 @@ def banana(position: Array) -> Array:
 
 def parameters(
     step_size: float = 0.1, num_integration_steps: int = NUM_INTEGRATION_STEPS, *, is_dense: bool = False
-) -> HMCParameters:
+) -> TrajectoryParameters:
     factor = np.array([[0.8, 0.0], [0.5, 0.6]]) if is_dense else np.array([0.8, 1.3])
     inverse = np.linalg.inv(factor) if is_dense else 1.0 / factor
-    return HMCParameters(
+    return TrajectoryParameters(
         step_size=jnp.asarray(step_size),
         num_integration_steps=jnp.asarray(num_integration_steps, jnp.int32),
         metric=Metric(jnp.asarray(factor), jnp.asarray(inverse)),
@@ -63,9 +63,13 @@ def compiled_step(target: Target) -> Any:
     )
 
 
-def take_step(target: Target, position: Any, settings: HMCParameters, rng_keys: Array) -> tuple[HMCState, HMCInfo]:
+def take_step(
+    target: Target, position: Any, settings: TrajectoryParameters, rng_keys: Array
+) -> tuple[GradientState, HMCInfo]:
     """Return state and info after one step from these positions, as NumPy arrays."""
-    result: tuple[HMCState, HMCInfo] = jax.tree.map(np.asarray, compiled_step(target)(rng_keys, position, settings))
+    result: tuple[GradientState, HMCInfo] = jax.tree.map(
+        np.asarray, compiled_step(target)(rng_keys, position, settings)
+    )
     return result
 
 
@@ -74,7 +78,7 @@ def momentum_at_start(rng_keys: Array) -> Any:
     return take_step(FLAT, starting_positions(), parameters(), rng_keys)[1].proposal_momentum
 
 
-def leapfrog(position: Array, momentum: Array, settings: HMCParameters) -> tuple[Array, Array]:
+def leapfrog(position: Array, momentum: Array, settings: TrajectoryParameters) -> tuple[Array, Array]:
     """Integrate one chain as textbooks have it, position by position, in the original coordinates."""
     factor = jnp.diag(settings.metric.factor) if settings.metric.factor.ndim == 1 else settings.metric.factor
     covariance, step = factor @ factor.T, settings.step_size

@@ -8,8 +8,9 @@ import pytest
 
 from distmc.data.data import Data
 from distmc.model.model import Model
+from distmc.samplers import ChEES
 from distmc.sampling.worker import Worker, WorkerTask
-from distmc.spec import ChEES, RunSpec
+from distmc.spec import RunSpec
 
 NUM_CHAINS = 4
 

@@ -1,0 +1,89 @@
+"""The samplers that a person can choose, with their settings."""
+
+import dataclasses
+from typing import Literal, TypeAlias, get_args
+
+from distmc.errors import SpecError
+from distmc.ranges import require_choice, require_count, require_number, require_positive
+
+MetricKind: TypeAlias = Literal["auto", "diagonal", "dense"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HMC:
+    """Hamiltonian Monte Carlo with a fixed mean trajectory length, jittered and shared by all chains.
+
+    Attributes
+    ----------
+    trajectory_length : float
+        Mean integration time of a trajectory in whitened coordinates, where a quarter period of a Gaussian
+        posterior is pi / 2.
+    jitter : float
+        Each trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
+        low-discrepancy sequence, the same for all chains. Guards against resonance.
+    target_acceptance_rate : float
+        Harmonic mean of the acceptance rate over chains that the step size is tuned for.
+    metric : {"auto", "diagonal", "dense"}
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+    max_integration_steps : int
+        Upper limit of integration steps in one trajectory.
+    """
+
+    trajectory_length: float = 1.5707963267948966
+    jitter: float = 0.5
+    target_acceptance_rate: float = 0.8
+    metric: MetricKind = "auto"
+    max_integration_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        require_positive(self, "trajectory_length")
+        _require_hamiltonian_ranges(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChEES:
+    """Hamiltonian Monte Carlo whose shared trajectory length is learned by the ChEES criterion; the default.
+
+    The criterion is divided by the square root of the integration time; see `distmc.adaptation.trajectory`.
+
+    Attributes
+    ----------
+    initial_trajectory_length : float
+        Mean integration time at the start, in whitened coordinates.
+    jitter : float
+        Each trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
+        low-discrepancy sequence, the same for all chains.
+    target_acceptance_rate : float
+        Harmonic mean of the acceptance rate over chains that the step size is tuned for.
+    metric : {"auto", "diagonal", "dense"}
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+    max_integration_steps : int
+        Upper limit of integration steps in one trajectory.
+    """
+
+    initial_trajectory_length: float = 1.0
+    jitter: float = 0.5
+    target_acceptance_rate: float = 0.8
+    metric: MetricKind = "auto"
+    max_integration_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        require_positive(self, "initial_trajectory_length")
+        _require_hamiltonian_ranges(self)
+
+
+Sampler: TypeAlias = HMC | ChEES
+SAMPLERS: dict[str, type[HMC] | type[ChEES]] = {"HMC": HMC, "ChEES": ChEES}
+
+
+def _require_hamiltonian_ranges(sampler: HMC | ChEES) -> None:
+    require_number(sampler, "jitter")
+    require_number(sampler, "target_acceptance_rate")
+    if not 0.0 <= sampler.jitter < 1.0:
+        raise SpecError(f"`jitter={sampler.jitter!r}` must be at least 0 and below 1.")
+    if not 0.0 < sampler.target_acceptance_rate < 1.0:
+        raise SpecError(f"`target_acceptance_rate={sampler.target_acceptance_rate!r}` must lie between 0 and 1.")
+    require_choice(sampler, "metric", get_args(MetricKind))
+    require_count(sampler, "max_integration_steps", minimum=1)

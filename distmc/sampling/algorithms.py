@@ -1,0 +1,111 @@
+"""From a sampler's settings to its kernel and to what tunes it: one short function a sampler."""
+
+import functools
+from functools import partial
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from distmc.adaptation.base import Adaptation
+from distmc.adaptation.chees import ChEESCriterion
+from distmc.adaptation.metric import MetricRule, wants_dense
+from distmc.adaptation.pooling import Pooling
+from distmc.adaptation.schedule import Schedule
+from distmc.adaptation.trajectory import TrajectoryRule
+from distmc.adaptation.warmup import Warmup, step_size_from_gradients
+from distmc.kernels import hmc
+from distmc.kernels.base import Kernel, Target
+from distmc.samplers import HMC, ChEES, MetricKind, Sampler
+
+POOLING = Pooling(mean=partial(jnp.mean, axis=0), median=partial(jnp.median, axis=0))
+"""Every worker holds all chains, so that statistics over them need no message."""
+
+
+class Algorithm(NamedTuple):
+    """A kernel and its tuning.
+
+    Attributes
+    ----------
+    kernel : Kernel
+    adaptation : Adaptation
+    """
+
+    kernel: Kernel
+    adaptation: Adaptation
+
+
+class Setting(NamedTuple):
+    """What an algorithm is built for.
+
+    Attributes
+    ----------
+    target : Target
+        Log-density of all chains.
+    num_dimensions : int
+        Coordinates of a chain's position.
+    num_chains : int
+        Chains in lockstep.
+    schedule : Schedule
+        Of the warm-up.
+    """
+
+    target: Target
+    num_dimensions: int
+    num_chains: int
+    schedule: Schedule
+
+
+@functools.singledispatch
+def build_algorithm(sampler: Sampler, setting: Setting) -> Algorithm:
+    """Return the algorithm that a sampler's settings describe.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        For instance `distmc.ChEES`.
+    setting : Setting
+    """
+    raise TypeError(f"No algorithm is registered for {type(sampler).__name__}.")
+
+
+@build_algorithm.register
+def _(sampler: HMC, setting: Setting) -> Algorithm:
+    rule = TrajectoryRule(
+        length=sampler.trajectory_length,
+        criterion=None,
+        jitter=sampler.jitter,
+        max_integration_steps=sampler.max_integration_steps,
+    )
+    return Algorithm(hmc.build_kernel(setting.target), _hamiltonian_warmup(sampler, setting, rule))
+
+
+@build_algorithm.register
+def _(sampler: ChEES, setting: Setting) -> Algorithm:
+    rule = TrajectoryRule(
+        length=sampler.initial_trajectory_length,
+        criterion=ChEESCriterion(),
+        jitter=sampler.jitter,
+        max_integration_steps=sampler.max_integration_steps,
+    )
+    return Algorithm(hmc.build_kernel(setting.target), _hamiltonian_warmup(sampler, setting, rule))
+
+
+def _hamiltonian_warmup(sampler: HMC | ChEES, setting: Setting, trajectory: TrajectoryRule) -> Warmup:
+    return Warmup(
+        schedule=setting.schedule,
+        target_acceptance_rate=sampler.target_acceptance_rate,
+        guess_step_size=partial(step_size_from_gradients, target=setting.target),
+        # In whitened coordinates a good step scales as the fourth root of the dimension (Neal 2011, section 4.4).
+        whitened_step_size=setting.num_dimensions**-0.25,
+        trajectory=trajectory,
+        metric=metric_rule(sampler.metric, setting),
+        target=setting.target,
+        pooling=POOLING,
+    )
+
+
+def metric_rule(kind: MetricKind, setting: Setting) -> MetricRule:
+    """Return how the metric is learned, given what was asked for and how many positions a window holds."""
+    num_positions = min(setting.schedule.windows, default=0) * setting.num_chains
+    is_dense = wants_dense(kind, setting.num_dimensions, num_positions)
+    return MetricRule(num_dimensions=setting.num_dimensions, is_dense=is_dense)
