@@ -2,12 +2,15 @@
 
 Whole runs on a local Ray cluster are timed: seconds of a compiled chunk divided by its integration steps, that is
 one value and gradient of all chains over all rows, with the exact sum between workers and the kernel's own arithmetic.
-Every worker has one core. The configurations take turns; medians and their ratios are reported.
+Every worker has one core. The configurations take turns; medians and their ratios are reported. A control tells what
+the machine itself allows: two processes that exchange nothing, each with half of the rows, at the same time.
 
 Run it as ``python benchmarks/workers.py`` on an otherwise idle machine with at least two cores.
 """
 
 import argparse
+import multiprocessing
+import os
 import statistics
 from pathlib import Path
 
@@ -23,7 +26,7 @@ from distmc.orchestration import session
 from distmc.orchestration.events import ChunkCommitted, RunEvent
 from distmc.run import Run
 from distmc.samplers import HMC
-from distmc.spec import Ray, Reduction, RunSpec
+from distmc.spec import Local, Placement, Ray, Reduction, RunSpec
 
 CONFIGURATIONS: dict[str, tuple[int, Reduction]] = {
     "one worker": (1, "ordered"),
@@ -47,7 +50,7 @@ def build_model(num_states: int, num_symbols: int) -> distmc.Model:
 
 
 def seconds_per_gradient(
-    model: distmc.Model, data: distmc.Data, num_workers: int, reduction: Reduction, num_chains: int, num_steps: int
+    model: distmc.Model, data: distmc.Data, on: Placement, reduction: Reduction, num_chains: int, num_steps: int
 ) -> list[float]:
     """Run a few steps and return the seconds of one gradient in each chunk, the first two left out."""
     spec = RunSpec(
@@ -58,7 +61,7 @@ def seconds_per_gradient(
         num_blocks=64,
         reduction=reduction,
     )
-    run = Run.prepare(model, data, spec, Ray(num_workers=num_workers))
+    run = Run.prepare(model, data, spec, on)
     seconds: list[float] = []
 
     def on_event(event: RunEvent) -> None:
@@ -70,28 +73,55 @@ def seconds_per_gradient(
     return seconds
 
 
-def measure(
-    rows: int, steps: int, states: int, symbols: int, chains: int, draws: int, repeats: int
-) -> dict[str, object]:
-    """Time all configurations in turn and return the figures."""
+def make_data(rows: int, steps: int, symbols: int) -> distmc.Data:
+    """Return sequences of symbols drawn at random; their values do not matter for time."""
     rng = np.random.default_rng(0)
-    data = distmc.Data(rows={"symbols": rng.integers(0, symbols, size=(rows, steps)).astype(np.int8)})
-    model = build_model(states, symbols)
-    seconds: dict[str, list[float]] = {name: [] for name in CONFIGURATIONS}
+    return distmc.Data(rows={"symbols": rng.integers(0, symbols, size=(rows, steps)).astype(np.int8)})
+
+
+def alone_with_half(core: int, problem: dict[str, int], draws: int) -> list[float]:
+    """Time one process on one core with half of the rows; run twice at once it shows what the machine allows."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    data = make_data(problem["rows"] // 2, problem["steps"], problem["symbols"])
+    model = build_model(problem["states"], problem["symbols"])
+    return seconds_per_gradient(model, data, Local(), "ordered", problem["chains"], draws)
+
+
+def halves_at_once(problem: dict[str, int], draws: int) -> list[float]:
+    """Return the seconds of one gradient of two processes that exchange nothing."""
+    os.environ["PJRT_NPROC"] = "1"
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        both = pool.starmap(alone_with_half, [(core, problem, draws) for core in (0, 1)])
+    del os.environ["PJRT_NPROC"]
+    return [seconds for one in both for seconds in one]
+
+
+def measure(problem: dict[str, int], draws: int, repeats: int) -> dict[str, object]:
+    """Time all configurations in turn and return the figures."""
+    data = make_data(problem["rows"], problem["steps"], problem["symbols"])
+    model = build_model(problem["states"], problem["symbols"])
+    control = "two processes apart, half the rows each"
+    seconds: dict[str, list[float]] = {name: [] for name in (*CONFIGURATIONS, control)}
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        for _ in range(repeats):
+        for turn in range(repeats):
             for name, (num_workers, reduction) in CONFIGURATIONS.items():
-                seconds[name] += seconds_per_gradient(model, data, num_workers, reduction, chains, draws)
+                print(f"turn {turn + 1} of {repeats}: {name}", flush=True)
+                on = Ray(num_workers=num_workers)
+                seconds[name] += seconds_per_gradient(model, data, on, reduction, problem["chains"], draws)
+            print(f"turn {turn + 1} of {repeats}: {control}", flush=True)
+            seconds[control] += halves_at_once(problem, draws)
     finally:
         ray.shutdown()
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
-        "problem": {"rows": rows, "steps": steps, "states": states, "symbols": symbols, "chains": chains},
+        "problem": problem,
         "machine": machine_facts(("jax", "jaxlib", "ray")),
         "median_milliseconds_per_gradient": {name: round(1e3 * value, 2) for name, value in medians.items()},
         "chunks": {name: len(values) for name, values in seconds.items()},
         "speedup_of_two_workers": round(medians["one worker"] / medians["two workers"], 3),
+        "speedup_of_two_processes_apart": round(medians["one worker"] / medians[control], 3),
         "library_sum_over_ordered_sum": round(medians["two workers, library's sum"] / medians["two workers"], 3),
     }
 
@@ -105,8 +135,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of each configuration")
     parser.add_argument("--out", type=Path, default=None, help="directory for the result")
     arguments = vars(parser.parse_args())
-    out = arguments.pop("out")
-    result = measure(**arguments)
+    out, draws, repeats = (arguments.pop(name) for name in ("out", "draws", "repeats"))
+    result = measure(arguments, draws, repeats)
     for name, value in result.items():
         print(f"{name}: {value}")
     write_result("workers", result, *([out] if out else []))
