@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from distmc.data.data import Data
 from distmc.model.model import Model
-from distmc.samplers import ChEES, Sampler
+from distmc.samplers import ChEES, Sampler, sampler_named
 from distmc.spec import Local, Placement, Precision, RunSpec
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from distmc.diagnostics import Summary, Verdict
     from distmc.model.preflight import CheckReport
+    from distmc.run import Callback
 
     PathLike = str | os.PathLike[str]
 
@@ -27,10 +28,11 @@ def sample(
     model: Model,
     data: Data | Mapping[str, Any],
     *,
-    sampler: Sampler | None = None,
+    sampler: Sampler | str | None = None,
     num_chains: int = 32,
     num_warmup: int = 500,
     num_draws: int = 500,
+    thin: int = 1,
     seed: int = 0,
     on: Placement | None = None,
     path: "PathLike | None" = None,
@@ -39,6 +41,8 @@ def sample(
     initial: Mapping[str, Any] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
+    keep_unconstrained: bool = False,
+    callback: "Callback | None" = None,
     progress: bool = True,
 ) -> "xr.DataTree":
     """Sample the posterior of a model given all rows of the data.
@@ -49,10 +53,13 @@ def sample(
         Parameters with priors, and the log-likelihood of rows.
     data : Data or mapping of array
         The rows; a mapping means that all of it is rows.
-    sampler : ChEES or HMC, optional
+    sampler : Sampler or str, optional
+        A sampler with its settings, such as `HMC(trajectory_length=2.0)`, or its name in any case, such as `"hmc"`.
         `ChEES()` if not given.
     num_chains, num_warmup, num_draws : int
         Chains in lockstep, tuning steps and kept draws of each.
+    thin : int
+        Steps for each kept draw.
     seed : int
         Same model, data, settings and seed give the same draws, to the bit, wherever they are computed.
     on : Local or Ray, optional
@@ -67,6 +74,11 @@ def sample(
         Starting values by parameter, for all chains or with a leading axis of chains. Others are drawn from the prior.
     dims, coords : mapping, optional
         Names of parameters' axes, and labels along named axes, as ArviZ has them.
+    keep_unconstrained : bool
+        Keep the draws in unconstrained coordinates too, in the group `unconstrained_posterior`.
+    callback : callable (ChunkReport, dict of array) -> None, optional
+        Called in this process for every chunk of about a second, once it is on disk: with facts about it and its draws,
+        each (num_chains, draws in the chunk, ...) by name. What it raises ends the run.
     progress : bool
         Show how the run is going.
 
@@ -87,21 +99,23 @@ def sample(
     from distmc.run import Run
 
     spec = RunSpec(
-        sampler=ChEES() if sampler is None else sampler,
+        sampler=_sampler_of(sampler),
         num_chains=num_chains,
         num_warmup=num_warmup,
         num_draws=num_draws,
+        thin=thin,
         seed=seed,
         precision=precision,
         num_blocks=num_blocks,
+        keep_unconstrained=keep_unconstrained,
     )
     prepared = Run.prepare(model, Data.coerce(data), spec, on or Local(), initial=initial, dims=dims, coords=coords)
     if path is not None:
-        prepared.execute(path, progress=progress)
+        prepared.execute(path, progress=progress, callback=callback)
         return open_run(path)
     temporary = tempfile.mkdtemp(prefix="distmc-")
     try:
-        prepared.execute(temporary, progress=progress)
+        prepared.execute(temporary, progress=progress, callback=callback)
     except BaseException as error:
         if os.path.exists(temporary):
             error.add_note(f"The committed draws are in `{temporary}`; `distmc.open_run` reads them.")
@@ -110,6 +124,12 @@ def sample(
     tree.close()
     shutil.rmtree(temporary)
     return tree
+
+
+def _sampler_of(sampler: Sampler | str | None) -> Sampler:
+    if sampler is None:
+        return ChEES()
+    return sampler_named(sampler) if isinstance(sampler, str) else sampler
 
 
 def check(

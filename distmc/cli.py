@@ -3,6 +3,7 @@
 JAX and Ray are imported when a command needs them, so that help comes at once.
 """
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import click
 
 from distmc import demo as words_demo
 from distmc.errors import DistmcError, ModelError, WorkerError
-from distmc.samplers import SAMPLERS
+from distmc.samplers import SAMPLERS, sampler_named
 from distmc.spec import Local, Placement, Ray, RunSpec
 
 if TYPE_CHECKING:
@@ -141,7 +142,15 @@ def demo(words: int, workers: int, chains: int, warmup: int, draws: int, seed: i
     show_default=True,
     help="Algorithm.",
 )
-@click.option("--target-acceptance", type=float, metavar="RATE", help="Higher: smaller steps. [default: 0.8]")
+@click.option(
+    "--setting",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=lambda context, option, given: dict(map(_setting, given)),
+    help="A setting of the sampler, such as target_acceptance_rate=0.9; may be repeated.",
+)
+@click.option("--thin", type=int, default=RunSpec.thin, show_default=True, help="Steps for each kept draw.")
 @click.option("--out", metavar="DIRECTORY", help="Where the run goes; must not hold one yet. [default: runs/FILE]")
 @_placement_options
 @click.option("--progress/--no-progress", default=True, help="Show how the run is going.")
@@ -155,7 +164,8 @@ def sample(
     precision: Any,
     blocks: int | None,
     sampler: str,
-    target_acceptance: float | None,
+    settings: dict[str, Any],
+    thin: int,
     out: str | None,
     progress: bool,
     **where: Any,
@@ -166,12 +176,12 @@ def sample(
     DIMS, COORDS and INITIAL of FILE.py are used if they are there, for dims, coords and initial of distmc.sample;
     INITIAL may also be a function of (num_chains, seed).
     """
-    settings: dict[str, Any] = {} if target_acceptance is None else {"target_acceptance_rate": target_acceptance}
     spec = RunSpec(
-        sampler=SAMPLERS[sampler](**settings),
+        sampler=sampler_named(sampler, **settings),
         num_chains=chains,
         num_warmup=warmup,
         num_draws=draws,
+        thin=thin,
         seed=seed,
         precision=precision,
         num_blocks=blocks,
@@ -242,6 +252,17 @@ def placement(
             "options of where to compute."
         )
     return on_ray if workers > 1 or given else Local()
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Read ``NAME=VALUE``; the value is a number, true or false where it reads as one, else text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.BadParameter(f"'{text}' is not of the form NAME=VALUE.")
+    try:
+        return name.strip().replace("-", "_"), json.loads(value)
+    except json.JSONDecodeError:
+        return name.strip().replace("-", "_"), value
 
 
 def _prepare_process(on: Placement) -> None:

@@ -30,11 +30,12 @@ class Tally:
     def __init__(self, spec: RunSpec) -> None:
         self.phase = "starting workers"
         self.step = 0
-        self.num_steps = spec.num_warmup + spec.num_draws
+        self.num_steps = spec.num_steps
         self.num_workers = 0
         self.seconds = 0.0
         self.is_over = False
         self._num_chains = spec.num_chains
+        self._thin = spec.thin
         self._last: ChunkCommitted | None = None
         self._num_divergent = 0
         # Times and steps of the latest commits in this phase: older ones say little about what is still to come.
@@ -101,7 +102,7 @@ class Tally:
 
     def _speed(self) -> str:
         if self.phase == "draws":
-            return f"{self.steps_per_second * self._num_chains:,.0f} draws/s"
+            return f"{self.steps_per_second * self._num_chains / self._thin:,.0f} draws/s"
         return f"{self.steps_per_second:,.1f} steps/s"
 
     def line(self) -> str:

@@ -2,9 +2,9 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from distmc.data.blocks import plan_blocks
 from distmc.data.data import Data
@@ -21,6 +21,10 @@ from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.sampling.worker import WorkerTask, require_enough_blocks
 from distmc.spec import Placement, RunSpec
 from distmc.storage import Layout, RunDirectory, RunRecord
+from distmc.types import NumpyArray
+
+Callback: TypeAlias = Callable[[ChunkReport, dict[str, NumpyArray]], object]
+"""Told of every committed chunk and its draws."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,7 @@ class Run:
         )
         return cls(task=WorkerTask(spec=spec, model=model, data=data, start=start), on=on, record=record)
 
-    def execute(self, path: str | os.PathLike[str], *, progress: bool = True) -> Path:
+    def execute(self, path: str | os.PathLike[str], *, progress: bool = True, callback: Callback | None = None) -> Path:
         """Compute all draws and write them.
 
         Parameters
@@ -85,6 +89,8 @@ class Run:
             Directory of the run; must not hold one yet.
         progress : bool
             Show how the run is going.
+        callback : Callback, optional
+            Called in this process after each commit. What it raises ends the run.
 
         Returns
         -------
@@ -100,9 +106,9 @@ class Run:
         try:
             if progress:
                 with display(self.task.spec) as show:
-                    self._sample(directory, show)
+                    self._sample(directory, show, callback)
             else:
-                self._sample(directory, _ignore)
+                self._sample(directory, _ignore, callback)
             return directory.finish()
         except (Interrupted, KeyboardInterrupt):
             if not directory.discard_if_empty():
@@ -113,7 +119,7 @@ class Run:
                 directory.update(status="failed")
             raise
 
-    def _sample(self, directory: RunDirectory, show: OnEvent) -> None:
+    def _sample(self, directory: RunDirectory, show: OnEvent, callback: Callback | None) -> None:
         timings: dict[str, float] = {}
 
         def commit(report: ChunkReport, arrays: ChunkArrays) -> None:
@@ -121,11 +127,15 @@ class Run:
                 chunk=arrays.chunk,
                 phase=arrays.phase,
                 first_step=arrays.first_step,
+                num_steps=report.num_steps,
                 draws=arrays.draws,
                 stats=arrays.stats,
+                unconstrained=arrays.unconstrained if self.task.spec.keep_unconstrained else None,
                 seconds=report.seconds,
             )
             directory.write_state(chunk=arrays.chunk, step=report.step, state=arrays.state)
+            if callback is not None:
+                callback(report, arrays.draws)
 
         def on_event(event: RunEvent) -> None:
             if isinstance(event, StageBegan):

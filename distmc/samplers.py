@@ -75,7 +75,28 @@ class ChEES:
 
 
 Sampler: TypeAlias = HMC | ChEES
-SAMPLERS: dict[str, type[HMC] | type[ChEES]] = {"HMC": HMC, "ChEES": ChEES}
+SAMPLERS: dict[str, type[Sampler]] = {"HMC": HMC, "ChEES": ChEES}
+
+
+def sampler_named(name: str, **settings: object) -> Sampler:
+    """Return a sampler by its name in any case, for instance ``sampler_named("chees", jitter=0.3)``.
+
+    Raises
+    ------
+    SpecError
+        If there is no such sampler, or no such setting of it.
+    """
+    by_name = {known.lower(): sampler for known, sampler in SAMPLERS.items()}
+    if name.lower() not in by_name:
+        raise SpecError(
+            f"`sampler={name!r}` is not the name of a sampler; choose one of {', '.join(map(repr, by_name))}."
+        )
+    sampler = by_name[name.lower()]
+    known = [field.name for field in dataclasses.fields(sampler)]
+    unknown = [setting for setting in settings if setting not in known]
+    if unknown:
+        raise SpecError(f"{sampler.__name__} has no setting `{unknown[0]}`; it has {', '.join(known)}.")
+    return sampler(**settings)  # type: ignore[arg-type]
 
 
 def _require_hamiltonian_ranges(sampler: HMC | ChEES) -> None:

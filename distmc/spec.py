@@ -27,7 +27,9 @@ class RunSpec:
     num_chains : int
         Chains that run in lockstep.
     num_warmup, num_draws : int
-        Steps per chain that tune the sampler, and steps per chain that are kept.
+        Steps per chain that tune the sampler, and draws per chain that are kept.
+    thin : int
+        Steps for each kept draw, of which the last one is kept; warm-up is kept whole.
     seed : int
         Seed of every random number of the run.
     precision : {"mixed", "float64"}
@@ -35,6 +37,8 @@ class RunSpec:
     num_blocks : int or None
         Fixed number of logical blocks that the rows are cut into, a power of two, at least the largest number
         of workers the run should ever use. None: chosen from the data alone.
+    keep_unconstrained : bool
+        Keep the draws as positions too, in the group `unconstrained_posterior`.
     reduction : {"ordered", "fast"}
         `ordered` adds blocks along one fixed tree, so that draws do not depend on the number of workers;
         `fast` leaves the order to the library. For comparison in benchmarks.
@@ -44,9 +48,11 @@ class RunSpec:
     num_chains: int = 32
     num_warmup: int = 500
     num_draws: int = 500
+    thin: int = 1
     seed: int = 0
     precision: Precision = "mixed"
     num_blocks: int | None = None
+    keep_unconstrained: bool = False
     reduction: Reduction = "ordered"
 
     def __post_init__(self) -> None:
@@ -59,6 +65,7 @@ class RunSpec:
         require_count(self, "num_chains", minimum=2, why="tuning and R-hat compare chains")
         require_count(self, "num_warmup", minimum=0)
         require_count(self, "num_draws", minimum=1)
+        require_count(self, "thin", minimum=1)
         require_count(self, "seed", minimum=0)
         require_choice(self, "precision", get_args(Precision))
         require_choice(self, "reduction", get_args(Reduction))
@@ -70,6 +77,11 @@ class RunSpec:
                     f"`num_blocks={self.num_blocks}` is not a power of two, which the fixed summation tree needs; "
                     f"choose {below} or {2 * below}."
                 )
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run, warm-up included."""
+        return self.num_warmup + self.thin * self.num_draws
 
     def to_json(self) -> str:
         """Return the spec as JSON text that `from_json` turns back into an equal spec."""

@@ -68,7 +68,7 @@ def run(
         with StopSignals() as stop, _executor(task, on, build_worker) as executor:
             controller = Controller(
                 num_workers=executor.num_workers,
-                num_steps=spec.num_warmup + spec.num_draws,
+                num_steps=spec.num_steps,
                 hang_timeout_seconds=executor.hang_timeout_seconds,
             )
             drive(controller, executor, commit=commit, on_event=on_event or _ignore, stop_reason=lambda: stop.reason)

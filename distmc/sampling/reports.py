@@ -75,6 +75,8 @@ class ChunkReport:
 class ChunkArrays:
     """Draws and state of one chunk on the host, identical on every rank.
 
+    With thinning a chunk has fewer draws than steps, and may have none.
+
     Attributes
     ----------
     chunk : int
@@ -83,11 +85,11 @@ class ChunkArrays:
         What the steps were for.
     first_step : int
         Steps done before the chunk.
-    draws : dict of float64 array, each (num_chains, num_steps, *event)
+    draws : dict of float64 array, each (num_chains, num_kept, *event)
         Constrained parameters by name.
-    unconstrained : float64 array (num_chains, num_steps, num_dimensions)
+    unconstrained : float64 array (num_chains, num_kept, num_dimensions)
         The same draws as positions.
-    stats : dict of array, each (num_chains, num_steps)
+    stats : dict of array, each (num_chains, num_kept)
         `logdensity`, `step_size`, and those of `distmc.kernels.base.STATISTICS` that the kernel has.
     state : dict of array
         All that a resumed run needs, by name.

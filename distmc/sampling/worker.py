@@ -163,7 +163,7 @@ class Worker:
         began = time.monotonic()
         spec, first_step = self._task.spec, int(self._last.state.step)
         phase: Phase = "warmup" if first_step < spec.num_warmup else "draws"
-        end = spec.num_warmup + (spec.num_draws if phase == "draws" else 0)
+        end = spec.num_warmup if phase == "warmup" else spec.num_steps
         capacity = self._program.trace.logdensity.shape[0]
         num_steps = max(0, min(num_steps, end - first_step, capacity))
         with jax.enable_x64(True):
@@ -181,7 +181,7 @@ class Worker:
 
     def collect(self) -> ChunkArrays:
         """Return the last chunk's draws and the state after it; any rank gives the same."""
-        last, trace = self._last, self._last.trace
+        last, trace = self._last, jax.tree.map(lambda kept: kept[self._is_kept()], self._last.trace)
         shape = trace.logdensity.shape
         kept = trace.statistics | {"logdensity": trace.logdensity}
         stats = {name: _chains_first(np.broadcast_to(_by_chain(values), shape)) for name, values in kept.items()}
@@ -194,6 +194,15 @@ class Worker:
             stats=stats,
             state=to_arrays(last.state),
         )
+
+    def _is_kept(self) -> NumpyArray:
+        """Tell the last chunk's steps whose positions are kept as draws, bool (num_steps,)."""
+        last, spec = self._last, self._task.spec
+        steps_done = last.first_step + 1 + np.arange(last.trace.logdensity.shape[0])
+        if last.phase != "draws":
+            return np.ones(steps_done.shape, bool)
+        is_kept: NumpyArray = (steps_done - spec.num_warmup) % spec.thin == 0
+        return is_kept
 
     def _constrained_draws(self, position: NumpyArray) -> dict[str, NumpyArray]:
         num_steps = position.shape[0]

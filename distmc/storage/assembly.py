@@ -104,7 +104,7 @@ def load(path: Path, record: RunRecord, headers: Sequence[ChunkHeader]) -> xr.Da
 
 def _fill(record: RunRecord, headers: Sequence[ChunkHeader], allocate: Allocate) -> None:
     for phase in _PHASES:
-        total = sum(header.num_steps for header in of_phase(headers, phase))
+        total = sum(header.num_draws for header in of_phase(headers, phase))
         targets: dict[str, Any] = {}
         first = 0
         for header in of_phase(headers, phase):
@@ -113,7 +113,7 @@ def _fill(record: RunRecord, headers: Sequence[ChunkHeader], allocate: Allocate)
                 variables = list(_variables(record, total, arrays))
                 targets = {variable.path: allocate(variable) for variable in variables}
                 shapes = {variable.path: variable.shape for variable in variables}
-            last = first + header.num_steps
+            last = first + header.num_draws
             _check_alike(header, arrays, shapes)
             for name, array in arrays.items():
                 targets[name][:, first:last] = array
@@ -131,7 +131,7 @@ def _variables(record: RunRecord, total: int, arrays: dict[str, NumpyArray]) -> 
 def _check_alike(header: ChunkHeader, arrays: dict[str, NumpyArray], shapes: dict[str, tuple[int, ...]]) -> None:
     found = {name: (array.shape[0], *array.shape[2:]) for name, array in arrays.items()}
     wanted = {name: (shape[0], *shape[2:]) for name, shape in shapes.items()}
-    if found != wanted or any(array.shape[1] != header.num_steps for array in arrays.values()):
+    if found != wanted or any(array.shape[1] != header.num_draws for array in arrays.values()):
         raise damaged(header.path, "its arrays have other names or shapes than those of the chunks before it")
 
 

@@ -25,6 +25,8 @@ class ChunkHeader:
         What its steps were for.
     first_step, num_steps : int
         Steps done before the chunk, and in it.
+    num_draws : int
+        Draws of each chain; fewer than steps where the run is thinned.
     seconds : float
         Wall time that the chunk took.
     """
@@ -34,6 +36,7 @@ class ChunkHeader:
     phase: Phase
     first_step: int
     num_steps: int
+    num_draws: int
     seconds: float
 
 
@@ -50,20 +53,22 @@ def write_chunk(
     chunk: int,
     phase: Phase,
     first_step: int,
+    num_steps: int | None,
     draws: Mapping[str, NumpyArray],
     stats: Mapping[str, NumpyArray],
     unconstrained: NumpyArray | None,
     seconds: float,
 ) -> str:
     """Write one chunk file, see `RunDirectory.write_chunk`."""
-    num_chains, num_steps = _sample_shape(draws)
-    _check_shapes(chunk, layout, (num_chains, num_steps), draws, stats)
+    num_chains, num_draws = _sample_shape(draws)
+    _check_shapes(chunk, layout, (num_chains, num_draws), draws, stats)
     arrays = schema.to_groups(phase, draws, stats, unconstrained)
     attributes: dict[str, str | int | float] = {
         "chunk": int(chunk),
         "phase": phase,
         "first_step": int(first_step),
-        "num_steps": num_steps,
+        "num_steps": num_draws if num_steps is None else int(num_steps),
+        "num_draws": num_draws,
         "seconds": float(seconds),
     }
     return write_arrays(path, arrays, attributes, {name: schema.dimensions(layout, name) for name in arrays})
@@ -103,7 +108,7 @@ def committed(directory: Path) -> list[ChunkHeader]:
 
 def of_phase(headers: Sequence[ChunkHeader], phase: Phase) -> Iterator[ChunkHeader]:
     """Return the headers of the chunks with draws of one phase."""
-    return (header for header in headers if header.phase == phase and header.num_steps > 0)
+    return (header for header in headers if header.phase == phase and header.num_draws > 0)
 
 
 def _read_header(number: int, path: Path) -> ChunkHeader:
@@ -115,6 +120,7 @@ def _read_header(number: int, path: Path) -> ChunkHeader:
             phase=fields["phase"],  # type: ignore[arg-type]
             first_step=int(fields["first_step"]),
             num_steps=int(fields["num_steps"]),
+            num_draws=int(fields["num_draws"]),
             seconds=float(fields["seconds"]),
         )
     except (KeyError, ValueError) as error:

@@ -148,6 +148,7 @@ class RunDirectory:
         chunk: int,
         phase: Phase,
         first_step: int,
+        num_steps: int | None = None,
         draws: Mapping[str, NumpyArray],
         stats: Mapping[str, NumpyArray],
         unconstrained: NumpyArray | None = None,
@@ -163,11 +164,13 @@ class RunDirectory:
             What its steps were for; one of "start" has none.
         first_step : int
             Steps done before the chunk.
-        draws : mapping of str to array, each (num_chains, num_steps, *event)
+        num_steps : int, optional
+            Steps in the chunk; not given: as many as draws.
+        draws : mapping of str to array, each (num_chains, num_draws, *event)
             Constrained parameters by name.
-        stats : mapping of str to array, each (num_chains, num_steps)
+        stats : mapping of str to array, each (num_chains, num_draws)
             Statistics by distmc's names.
-        unconstrained : array (num_chains, num_steps, num_dimensions), optional
+        unconstrained : array (num_chains, num_draws, num_dimensions), optional
             The draws as positions; kept on disk only when given.
         seconds : float, optional
             Wall time that the chunk took.
@@ -188,6 +191,7 @@ class RunDirectory:
             chunk=chunk,
             phase=phase,
             first_step=first_step,
+            num_steps=num_steps,
             draws=draws,
             stats=stats,
             unconstrained=unconstrained,

@@ -143,7 +143,7 @@ def test_starting_values_that_cannot_be_used(initial: Any, words: str) -> None:
         ("seed", -1),
         ("num_blocks", 3),
         ("precision", "float16"),
-        ("sampler", "NUTS"),
+        ("sampler", "Nuts2"),
     ],
 )
 def test_settings_that_cannot_be_used(name: str, value: Any) -> None:
@@ -318,3 +318,56 @@ def test_a_failing_run_without_a_path_says_where_its_draws_are(tmp_path: Path, m
     left = list(tmp_path.iterdir())
     # Either nothing is left, or the person is told where it is.
     assert all(str(path) in "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])]) for path in left)
+
+
+# What is kept ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def every_step() -> xr.DataTree:
+    tree: xr.DataTree = _sample(sampler="hmc", num_draws=30, keep_unconstrained=True)
+    return tree
+
+
+def test_thinning_keeps_the_last_of_so_many_steps(every_step: xr.DataTree) -> None:
+    thinned = _sample(sampler="HMC", num_draws=10, thin=3)
+    assert thinned.posterior.sizes["draw"] == 10
+    for group in ("posterior", "sample_stats"):
+        for name, values in thinned[group].data_vars.items():
+            np.testing.assert_array_equal(values, every_step[group][name][:, 2::3], err_msg=str(name))
+    np.testing.assert_array_equal(thinned.warmup_posterior["mean"], every_step.warmup_posterior["mean"])
+
+
+def test_a_chunk_may_end_between_two_kept_draws() -> None:
+    thinned = _sample(num_draws=2, thin=37)
+    assert thinned.posterior.sizes["draw"] == 2
+
+
+def test_unconstrained_draws_are_kept_on_request(every_step: xr.DataTree) -> None:
+    np.testing.assert_allclose(every_step.unconstrained_posterior["position"][..., 0], every_step.posterior["mean"])
+    assert "unconstrained_posterior" not in _sample().children
+
+
+def test_callback_is_given_every_committed_chunk() -> None:
+    seen: list[Any] = []
+    tree = _sample(callback=lambda report, draws: seen.append((report, draws["mean"])))
+    assert [report.chunk for report, _ in seen] == list(range(1, 1 + len(seen)))
+    kept = np.concatenate([draws for report, draws in seen if report.phase == "draws"], axis=1)
+    np.testing.assert_array_equal(kept, tree.posterior["mean"])
+
+
+def test_what_a_callback_raises_ends_the_run_and_loses_nothing(tmp_path: Path) -> None:
+    def stop_in_draws(report: Any, draws: Any) -> None:
+        if report.phase == "draws":
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        _sample(callback=stop_in_draws, path=tmp_path / "run")
+    assert distmc.open_run(tmp_path / "run").posterior.sizes["draw"] >= 1
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize("name", ["nuts2", ""])
+def test_unknown_sampler_is_refused_with_the_names_of_those_there_are(name: str) -> None:
+    with pytest.raises(SpecError, match=r"choose one of .*'chees'"):
+        _sample(sampler=name)

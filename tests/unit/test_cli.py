@@ -163,7 +163,10 @@ def test_error_in_the_likelihood_shows_the_line_of_the_user() -> None:
         ("--workers", "-2", "`num_workers=-2`"),
         ("--cpus-per-worker", "0", "`num_cpus_per_worker=0`"),
         ("--gpus-per-worker", "2", "`num_gpus_per_worker=2`: a worker owns one device"),
-        ("--target-acceptance", "1.5", "`target_acceptance_rate=1.5`"),
+        ("--setting", "target_acceptance_rate=1.5", "`target_acceptance_rate=1.5`"),
+        ("--setting", "target_rate=0.5", "ChEES has no setting `target_rate`; it has initial_trajectory_length"),
+        ("--setting", "jitter", "'jitter' is not of the form NAME=VALUE"),
+        ("--thin", "0", "`thin=0`"),
     ],
 )
 def test_impossible_counts_are_refused_before_anything_is_read(option: str, value: str, told: str) -> None:
