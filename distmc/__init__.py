@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from distmc.api import check, open_run, read_data, sample, summarise, verdict, write_data
     from distmc.data.data import Data
     from distmc.data.ragged import ragged
+    from distmc.mode import Optimum, optimize
     from distmc.model.model import Model, Parameter
     from distmc.samplers import HMC, ChEES
     from distmc.spec import Local, Ray
@@ -20,11 +21,13 @@ __all__ = [
     "Data",
     "Local",
     "Model",
+    "Optimum",
     "Parameter",
     "Ray",
     "check",
     "errors",
     "open_run",
+    "optimize",
     "ragged",
     "read_data",
     "sample",
@@ -39,6 +42,7 @@ _MODULES = {
     "distmc.api": ("check", "open_run", "read_data", "sample", "summarise", "verdict", "write_data"),
     "distmc.data.data": ("Data",),
     "distmc.data.ragged": ("ragged",),
+    "distmc.mode": ("Optimum", "optimize"),
     "distmc.model.model": ("Model", "Parameter"),
     "distmc.samplers": ("HMC", "ChEES"),
     "distmc.spec": ("Local", "Ray"),

@@ -117,18 +117,28 @@ class Tally:
         return f"{self.step} steps of {self._num_chains} chains on {workers} in {_duration(self.seconds)}"
 
 
+class ClimbTally(Tally):
+    """Keeps count of a climb to a mode."""
+
+    def facts(self) -> str:
+        """Return the share of starts that accepted their last points."""
+        if self._last is None or self._last.report.num_steps == 0:
+            return ""
+        return f"{self.steps_per_second:,.1f} evaluations/s"
+
+
 def _duration(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
 @contextlib.contextmanager
-def display(spec: RunSpec, console: Console | None = None) -> Iterator[OnEvent]:
+def display(tally: Tally, console: Console | None = None) -> Iterator[OnEvent]:
     """Show the progress of a run while the context lasts.
 
     Parameters
     ----------
-    spec : RunSpec
-        What was asked for.
+    tally : Tally
+        Keeps count.
     console : rich.console.Console, optional
         Where to show it. The default is the error stream, which leaves the output to results.
 
@@ -138,7 +148,6 @@ def display(spec: RunSpec, console: Console | None = None) -> Iterator[OnEvent]:
         To be told of every event of the run.
     """
     console = console or Console(stderr=True)
-    tally = Tally(spec)
     if console.is_terminal or console.is_jupyter:
         with _live(console, tally) as refresh:
             yield _noting(tally, refresh)

@@ -16,7 +16,7 @@ from distmc.model.start import starting_positions
 from distmc.model.transforms import Unconstrainer
 from distmc.orchestration import session
 from distmc.orchestration.events import OnEvent, RunEvent, StageBegan, WorkersStarted
-from distmc.progress import display
+from distmc.progress import Tally, display
 from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.sampling.worker import WorkerTask, require_enough_blocks
 from distmc.spec import Placement, RunSpec
@@ -105,7 +105,7 @@ class Run:
         directory = RunDirectory.create(path, self.record)
         try:
             if progress:
-                with display(self.task.spec) as show:
+                with display(Tally(self.task.spec)) as show:
                     self._sample(directory, show, callback)
             else:
                 self._sample(directory, _ignore, callback)

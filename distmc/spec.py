@@ -8,6 +8,7 @@ import dataclasses
 import json
 from typing import Any, Literal, TypeAlias, get_args
 
+from distmc.climbs import Climb
 from distmc.errors import SpecError
 from distmc.ranges import require_choice, require_count, require_positive
 from distmc.samplers import SAMPLERS, ChEES, Sampler
@@ -44,7 +45,7 @@ class RunSpec:
         `fast` leaves the order to the library. For comparison in benchmarks.
     """
 
-    sampler: Sampler = dataclasses.field(default_factory=ChEES)
+    sampler: Sampler | Climb = dataclasses.field(default_factory=ChEES)
     num_chains: int = 32
     num_warmup: int = 500
     num_draws: int = 500
@@ -57,12 +58,15 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if not isinstance(self.sampler, get_args(Sampler)):
+        if not isinstance(self.sampler, Sampler | Climb):
             raise SpecError(
                 f"`sampler={self.sampler!r}` is not a sampler; give one of "
                 + ", ".join(f"distmc.{name}()" for name in SAMPLERS)
             )
-        require_count(self, "num_chains", minimum=2, why="tuning and R-hat compare chains")
+        if isinstance(self.sampler, Climb):
+            require_count(self, "num_chains", minimum=1)
+        else:
+            require_count(self, "num_chains", minimum=2, why="tuning and R-hat compare chains")
         require_count(self, "num_warmup", minimum=0)
         require_count(self, "num_draws", minimum=1)
         require_count(self, "thin", minimum=1)

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 
 from distmc.adaptation.base import Adaptation
 from distmc.adaptation.chees import ChEESCriterion
+from distmc.adaptation.constant import Constant
 from distmc.adaptation.metric import MetricRule, wants_dense
 from distmc.adaptation.pooling import Pooling
 from distmc.adaptation.schedule import Schedule
 from distmc.adaptation.trajectory import TrajectoryRule
 from distmc.adaptation.warmup import Warmup, step_size_from_gradients
-from distmc.kernels import hmc
+from distmc.climbs import LBFGS, Climb, Points
+from distmc.kernels import hmc, lbfgs, points
 from distmc.kernels.base import Kernel, Target
 from distmc.samplers import HMC, ChEES, MetricKind, Sampler
 
@@ -56,7 +58,7 @@ class Setting(NamedTuple):
 
 
 @functools.singledispatch
-def build_algorithm(sampler: Sampler, setting: Setting) -> Algorithm:
+def build_algorithm(sampler: Sampler | Climb, setting: Setting) -> Algorithm:
     """Return the algorithm that a sampler's settings describe.
 
     Parameters
@@ -88,6 +90,18 @@ def _(sampler: ChEES, setting: Setting) -> Algorithm:
         max_integration_steps=sampler.max_integration_steps,
     )
     return Algorithm(hmc.build_kernel(setting.target), _hamiltonian_warmup(sampler, setting, rule))
+
+
+@build_algorithm.register
+def _(sampler: LBFGS, setting: Setting) -> Algorithm:
+    parameters = lbfgs.ClimbParameters(jnp.asarray(sampler.tolerance, jnp.float64), jnp.ones((), jnp.float64))
+    return Algorithm(lbfgs.build_kernel(setting.target), Constant(values=parameters))
+
+
+@build_algorithm.register
+def _(sampler: Points, setting: Setting) -> Algorithm:
+    parameters = points.PointsParameters(jnp.zeros((), jnp.float64))
+    return Algorithm(points.build_kernel(setting.target), Constant(values=parameters))
 
 
 def _hamiltonian_warmup(sampler: HMC | ChEES, setting: Setting, trajectory: TrajectoryRule) -> Warmup:

@@ -276,9 +276,9 @@ def _chains_first(kept: NumpyArray) -> NumpyArray:
 
 
 def _require_finite(state: RunState) -> None:
-    is_good = np.ones(state.kernel.logdensity.shape, bool)
-    for leaf in jax.tree.leaves(state.kernel):
-        is_good &= np.all(np.isfinite(leaf.reshape(len(is_good), -1)), axis=1)
+    is_good = np.isfinite(state.kernel.logdensity)
+    if hasattr(state.kernel, "logdensity_grad"):
+        is_good &= np.all(np.isfinite(state.kernel.logdensity_grad), axis=1)
     if not np.all(is_good):
         bad = np.flatnonzero(~is_good)
         shown = ", ".join(f"chain {chain}: log-density {state.kernel.logdensity[chain]}" for chain in bad[:3])

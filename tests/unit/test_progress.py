@@ -65,7 +65,7 @@ def test_nothing_is_made_up_before_the_first_chunk() -> None:
 
 def lines_of(*events: RunEvent) -> list[str]:
     stream = io.StringIO()
-    with display(SPEC, Console(file=stream, width=60)) as on_event:
+    with display(Tally(SPEC), Console(file=stream, width=60)) as on_event:
         for event in events:
             on_event(event)
     return stream.getvalue().splitlines()
@@ -101,7 +101,7 @@ def test_failed_run_is_not_announced_as_done() -> None:
 def test_terminal_shows_bar_and_facts() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=120, color_system=None)
-    with display(SPEC, console) as on_event:
+    with display(Tally(SPEC), console) as on_event:
         on_event(stage("sampling", 0.0))
         on_event(chunk(200, 10.0, "draws"))
         on_event(RunEnded(error=None, seconds=10.0))
