@@ -25,6 +25,7 @@ from distmc.data.data import Data
 from distmc.model.density import cast_floats, likelihood_dtype, log_prior_density, masked_contributions
 from distmc.model.model import Model
 from distmc.model.transforms import Unconstrainer
+from distmc.parallel.canonical import isolated
 from distmc.parallel.reduction import BlockSum
 from distmc.parallel.tree import ReductionPlan
 from distmc.spec import Precision
@@ -44,6 +45,11 @@ class Shard(NamedTuple):
 
     block_range: Any
     buckets: tuple[dict[str, Any], ...]
+
+    @property
+    def never(self) -> Array:
+        """A bool scalar that is False, which no compiler can know; see `distmc.parallel.canonical`."""
+        return jnp.asarray(self.block_range[0, 0] < 0)
 
 
 def pack_shard(data: Data, blocks: BlockPlan, plan: ReductionPlan, rank: int, precision: Precision) -> Shard:
@@ -128,13 +134,19 @@ class ShardedLogDensity:
             params, log_abs_det_jacobian = self.unconstrainer.constrain(flat)
             return params, log_prior_density(self.model, params) + log_abs_det_jacobian
 
-        (params, logprior), pull_back = jax.vjp(jax.vmap(constrain), position)
+        @isolated(shard.never)
+        def finish(position: Array, loglikelihood: Array, grad: Array) -> tuple[Array, Array]:
+            (params, logprior), pull_back = jax.vjp(jax.vmap(constrain), position)
+            (logdensity_grad,) = pull_back((_unravel_chains(grad, params), jnp.ones_like(logprior)))
+            return logprior + loglikelihood, logdensity_grad
+
+        params, _ = jax.vmap(constrain)(position)
         row_params = cast_floats(params, likelihood_dtype(self.precision))
         loglikelihood, grad = self._sum_over_rows(row_params, shard, constants)
         rounding = jax.tree.map(lambda exact, rounded: exact - rounded, params, row_params)
         correction = jnp.sum(_ravel_chains(rounding) * grad, axis=-1)
-        (logdensity_grad,) = pull_back((_unravel_chains(grad, params), jnp.ones_like(logprior)))
-        return logprior + (loglikelihood + correction), logdensity_grad
+        result: tuple[Array, Array] = finish(position, loglikelihood + correction, grad)
+        return result
 
     def _sum_over_rows(
         self, params: ConstrainedParameters, shard: Shard, constants: Mapping[str, Any]

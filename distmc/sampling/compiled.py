@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from distmc.kernels.base import Target
 from distmc.model.model import Model
 from distmc.model.transforms import Unconstrainer
+from distmc.parallel.canonical import canonical
 from distmc.parallel.logdensity import Shard, ShardedLogDensity
 from distmc.parallel.mesh import WORKER_AXIS
 from distmc.parallel.reduction import FastSum, OrderedSum
@@ -118,6 +119,8 @@ def lower_program(
         key = jax.random.wrap_key_data(key_data, impl="threefry2x32")
         return program_over(shard, constants).advance(key, state, num_steps)
 
+    start = canonical(start, lambda *arguments: arguments[1].never)
+    advance = canonical(advance, lambda *arguments: arguments[3].never)
     start_mapped = jax.jit(_over_mesh(start, mesh, (_REPLICATED, _SHARDED, _REPLICATED)))
     advance_mapped = jax.jit(_over_mesh(advance, mesh, (_REPLICATED, _REPLICATED, _REPLICATED, _SHARDED, _REPLICATED)))
     position = _on_mesh(mesh, jax.ShapeDtypeStruct((spec.num_chains, unconstrainer.num_dimensions), np.float64))

@@ -1,0 +1,198 @@
+"""One arithmetic for programs that are compiled for different numbers of devices.
+
+A compiler works out what it can from numbers in a program's text and from arrays that it closes over: it takes their
+logarithms with another library than the one used at run time, and divides by what is repeated by multiplying by its
+reciprocal. When it does so depends on how many devices the program is for, and with it the last bits of results. So
+programs are rewritten before they are compiled: every real number that they know is chosen at run time, by a
+condition that never holds and that no compiler can see through, and every quotient is a product with a reciprocal.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
+
+from distmc.types import Array, PyTree
+
+# Arithmetic with these is exact, whoever does it.
+_EXACT = (0.0, 1.0, -1.0)
+# Names that JAX gives to calls of functions, and where it keeps what they call. Their derivatives have been taken.
+_CALLS = {
+    "jit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+}
+
+
+def canonical(function: Callable[..., PyTree], never: Callable[..., Array]) -> Callable[..., PyTree]:
+    """Return `function` in a form that compilers leave alone.
+
+    Parameters
+    ----------
+    function : callable
+        From pytrees of arrays to a pytree of arrays; can be traced by JAX. Derivatives in it have been taken: those of
+        the result are of no use.
+    never : callable
+        From the same arguments to a bool scalar that is False, and not known to be so before the program runs.
+
+    Notes
+    -----
+    Communication: that of `function`.
+    Invariance: what `function` computes, up to rounding.
+    """
+
+    def rewritten(*arguments: PyTree) -> PyTree:
+        program, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        results = _Evaluation(program, never(*arguments)).of(program, jax.tree.leaves(arguments))
+        return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+    return rewritten
+
+
+def isolated(never: Array) -> Callable[[Callable[..., PyTree]], Callable[..., PyTree]]:
+    """Make a function of arrays a part of its own, which compilers do not merge with what stands around it.
+
+    Parameters
+    ----------
+    never : bool scalar
+        False, and not known to be so before the program runs.
+
+    Notes
+    -----
+    Products and sums that stand together are rounded once, those that stand apart twice; what stands together must not
+    depend on what is done with the result.
+    """
+
+    def decorate(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+        def nothing(*arguments: Array) -> PyTree:
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arguments))
+
+        return lambda *arguments: lax.cond(never, nothing, function, *arguments)
+
+    return decorate
+
+
+class _Evaluation:
+    """Evaluates programs with hidden numbers and without quotients."""
+
+    def __init__(self, program: ClosedJaxpr, never: Array) -> None:
+        self._never = never
+        # Chosen once, outside all loops.
+        self._numbers = {key: self._chosen(value) for key, value in _numbers(program.jaxpr).items()}
+        self._special = {"while": self._while, "scan": self._scan, "cond": self._cond, "div": _quotient}
+
+    def of(self, program: ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
+        """Return the results of `program` for these inputs."""
+        jaxpr = program.jaxpr
+        values: dict[Any, Any] = dict(zip(jaxpr.constvars, map(self._hide, program.consts), strict=True))
+        values |= zip(jaxpr.invars, inputs, strict=True)
+
+        def read(atom: Any) -> Any:
+            return self._hide(atom.val) if isinstance(atom, Literal) else values[atom]
+
+        for equation in jaxpr.eqns:
+            operands, name = [read(atom) for atom in equation.invars], equation.primitive.name
+            if name in _CALLS:
+                results = self.of(_closed(equation.params[_CALLS[name]]), operands)
+            else:
+                results = self._special.get(name, _as_it_is)(equation, operands)
+            values.update(zip(equation.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _hide(self, value: Any) -> Any:
+        """Return a value that the compiler knows as one that it does not know."""
+        if isinstance(value, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            return value
+        if np.ndim(value) == 0:
+            return self._numbers.get(_key(value), value)
+        return self._chosen(value)
+
+    def _chosen(self, value: Any) -> Array:
+        return lax.select(
+            jnp.broadcast_to(self._never, np.shape(value)),
+            jnp.full(np.shape(value), jnp.nan, value.dtype),
+            jnp.asarray(value),
+        )
+
+    def _while(self, equation: Any, operands: list[Any]) -> list[Any]:
+        params = equation.params
+        first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
+        of_condition, of_body, start = operands[:first], operands[first:second], operands[second:]
+        return list(
+            lax.while_loop(
+                lambda carry: self.of(params["cond_jaxpr"], [*of_condition, *carry])[0],
+                lambda carry: self.of(params["body_jaxpr"], [*of_body, *carry]),
+                start,
+            )
+        )
+
+    def _scan(self, equation: Any, operands: list[Any]) -> list[Any]:
+        params = equation.params
+        first, second = params["num_consts"], params["num_consts"] + params["num_carry"]
+        constants, start, rows = operands[:first], operands[first:second], operands[second:]
+
+        def body(carry: list[Any], row: list[Any]) -> tuple[list[Any], list[Any]]:
+            results = self.of(params["jaxpr"], [*constants, *carry, *row])
+            return results[: len(start)], results[len(start) :]
+
+        carry, kept = lax.scan(
+            body, start, rows, length=params["length"], reverse=params["reverse"], unroll=params["unroll"]
+        )
+        return [*carry, *kept]
+
+    def _cond(self, equation: Any, operands: list[Any]) -> list[Any]:
+        index, *arguments = operands
+        branches = [lambda *inputs, branch=branch: self.of(branch, inputs) for branch in equation.params["branches"]]
+        return list(lax.switch(jnp.asarray(index, jnp.int32), branches, *arguments))
+
+
+def _numbers(jaxpr: Any) -> dict[tuple[str, float], Any]:
+    """Return the real numbers in the text of a program and of all that it calls, but those that need no hiding."""
+    atoms = [*jaxpr.outvars, *(atom for equation in jaxpr.eqns for atom in equation.invars)]
+    values = [atom.val for atom in atoms if isinstance(atom, Literal)]
+    found = {
+        _key(value): value
+        for value in values
+        if jnp.issubdtype(value.dtype, jnp.floating) and float(value) not in _EXACT and math.isfinite(value)
+    }
+    for equation in jaxpr.eqns:
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
+            if _is_program(inner):
+                found |= _numbers(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+    return found
+
+
+def _is_program(value: Any) -> bool:
+    return isinstance(value, ClosedJaxpr | Jaxpr)
+
+
+def _key(value: Any) -> tuple[str, float]:
+    return str(value.dtype), float(value)
+
+
+def _quotient(equation: Any, operands: list[Any]) -> list[Any]:
+    numerator, divisor = operands
+    if not jnp.issubdtype(jnp.result_type(divisor), jnp.floating):
+        return _as_it_is(equation, operands)
+    return [jnp.multiply(numerator, lax.integer_pow(jnp.asarray(divisor), -1))]
+
+
+def _as_it_is(equation: Any, operands: list[Any]) -> list[Any]:
+    names = [Var(atom.aval) for atom in equation.invars]
+    debug_free = jax.make_jaxpr(lambda: None)().jaxpr
+    part = debug_free.replace(
+        invars=names, outvars=equation.outvars, eqns=[equation.replace(invars=names)], effects=equation.effects
+    )
+    return list(jaxpr_as_fun(ClosedJaxpr(part, []))(*operands))
+
+
+def _closed(program: Any) -> ClosedJaxpr:
+    return program if isinstance(program, ClosedJaxpr) else ClosedJaxpr(program, [])

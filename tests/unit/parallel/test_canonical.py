@@ -1,0 +1,64 @@
+"""What is rewritten before it is compiled computes the same, and knows no numbers and no quotients any more."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.special import logsumexp
+
+from distmc.parallel.canonical import canonical, isolated
+
+TABLE = np.array([0.3, 1.7, 2.9])
+
+
+def looped(x: Any, never: Any) -> Any:
+    def body(total: Any, row: Any) -> Any:
+        return total / 1.3 + row, jnp.log(2.5) * total
+
+    total, kept = jax.lax.scan(body, 0.7 * x, jnp.linspace(0.1, 0.9, 4), reverse=True)
+    return jax.lax.while_loop(lambda value: value < 50.0, lambda value: value / 0.4 + 1.1, jnp.abs(total)) + kept.sum()
+
+
+def branched(x: Any, never: Any) -> Any:
+    return jax.lax.cond(x > 0.25, lambda x: x / 3.0, lambda x: x * 7.7, x) + jax.lax.switch(
+        2, [jnp.sin, jnp.cos, lambda x: jnp.tan(x) / 0.3], x
+    )
+
+
+def derived(x: Any, never: Any) -> Any:
+    return jax.value_and_grad(lambda x: logsumexp(jnp.asarray(TABLE) * x / 1.9) + jax.nn.softplus(x) / 5.0)(x)
+
+
+def called(x: Any, never: Any) -> Any:
+    return jax.jit(lambda x: {"one": x / 9.0, "two": (x + 2.25, jnp.int32(7) // 2)})(x)
+
+
+@pytest.mark.parametrize("function", [looped, branched, derived, called])
+def test_results_are_those_of_the_function_up_to_rounding(function: Any) -> None:
+    with jax.enable_x64(True):
+        rewritten = jax.jit(canonical(function, lambda x, never: never))
+        for x in (-0.6, 0.2, 0.9):
+            got, expected = rewritten(x, jnp.asarray(False)), function(x, False)
+            assert jax.tree.structure(got) == jax.tree.structure(expected)
+            for mine, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+                assert mine.dtype == theirs.dtype
+                np.testing.assert_allclose(mine, theirs, rtol=1e-13)
+
+
+@pytest.mark.parametrize("function", [looped, branched, derived])
+def test_numbers_are_chosen_at_run_time_wherever_they_stand(function: Any) -> None:
+    with jax.enable_x64(True):
+        rewritten = jax.jit(canonical(function, lambda x, never: never))
+        # Were the condition to hold, every number would be gone.
+        assert np.isnan(jax.tree.leaves(rewritten(0.2, jnp.asarray(True)))[0])
+        text = str(jax.make_jaxpr(rewritten)(0.2, jnp.asarray(False)))
+    assert " div " not in text
+    assert not any(f"{number}:f" in text.split("select_n")[-1] for number in ("1.3", "7.7", "1.9"))
+
+
+def test_isolated_parts_compute_what_they_did() -> None:
+    isolate = isolated(jnp.asarray(False))
+    got = jax.jit(isolate(lambda a, b: (a * b, {"sum": a + b})))(2.0, 3.0)
+    assert (float(got[0]), float(got[1]["sum"])) == (6.0, 5.0)
