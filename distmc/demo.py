@@ -94,7 +94,7 @@ def free_path(path: str) -> Path:
 
 def show_states(path: Path, lengths: "NumpyArray", console: Console) -> None:
     """Show which phones each hidden state speaks, from the draws of a run."""
-    from distmc.api import open_run
+    from distmc.storage import open_run
     from distmc.zoo.word_states import compare_with_phonetics, hidden_states
 
     with open_run(path) as tree:

@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from distmc.api import open_run
 from distmc.diagnostics import Finding, ParameterSummary, Summary, Verdict, summarise, verdict
+from distmc.storage import open_run
 
 MOST_ROWS = 20
 """So many values are shown unless all are asked for."""
