@@ -1,8 +1,10 @@
 """What the command line says, and with which exit code it ends."""
 
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import textwrap
@@ -211,6 +213,19 @@ def test_summary_of_a_finished_run() -> None:
     assert result.exit_code == 0, result.output
     for words in ("loc[here]", "loc[there]", "worst R-hat", "least ESS, tail", "draws per second", "Bad: "):
         assert words in result.stdout
+
+
+@pytest.mark.usefixtures("here")
+def test_summary_of_a_killed_run_says_that_it_was_cut_off(tmp_path: Path) -> None:
+    killed = shutil.copytree("runs/tiny", tmp_path / "killed")
+    (killed / "posterior.nc").unlink()
+    record = json.loads((killed / "run.json").read_text())
+    (killed / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    (killed / "run.lock").write_text(socket.gethostname())
+    result = run(["summary", str(killed)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("This run was interrupted before its end: 20 of 20 draws are committed.\n")
+    assert "This run" not in run(["summary", "runs/tiny"]).stdout
 
 
 def test_summary_without_a_run_says_so(tmp_path: Path) -> None:
