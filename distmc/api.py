@@ -7,6 +7,7 @@ written; see ``distmc/__init__.py``. Both are loaded when they are first used, s
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,7 @@ def sample(
         See `distmc.errors`. Committed draws stay readable with `open_run`.
     """
     from distmc.run import Run
-    from distmc.storage import open_run
+    from distmc.storage import doubt_about, open_run
 
     spec = RunSpec(
         sampler=_sampler_of(sampler),
@@ -113,6 +114,8 @@ def sample(
     )
     prepared = Run.prepare(model, Data.coerce(data), spec, on or Local(), initial=initial, dims=dims, coords=coords)
     if path is not None:
+        if doubt := doubt_about(path):
+            warnings.warn(doubt, stacklevel=2)
         prepared.execute(path, progress=progress, callback=callback)
         return open_run(path)
     temporary = tempfile.mkdtemp(prefix="distmc-")

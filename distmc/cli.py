@@ -202,11 +202,13 @@ def sample(
     began = time.monotonic()
     user = _load(reference)
     from distmc.run import Run
-    from distmc.storage import read_data
+    from distmc.storage import doubt_about, read_data
 
+    path = out or Path("runs") / user.file.stem
+    if doubt := doubt_about(path):
+        click.secho(f"Warning: {doubt}", fg="yellow", err=True)
     initial = user.starting_values(chains, seed)
     prepared = Run.prepare(user.model, read_data(data), spec, on, initial=initial, dims=user.dims, coords=user.coords)
-    path = out or Path("runs") / user.file.stem
     file = prepared.execute(path, progress=progress)
     from distmc import render
 

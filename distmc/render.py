@@ -71,7 +71,7 @@ def show_run(
     show_verdict(verdict(summary), console)
     console.print(facts(summary, seconds))
     if file is not None:
-        console.print(f"\nDraws: {file}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"\nDraws: {file.absolute()}", soft_wrap=True, highlight=False, markup=False)
         console.print(f"To look at them: distmc summary {path}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -255,6 +255,18 @@ def ending(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseExcepti
     return end
 
 
+def test_sample_in_a_ray_job_warns_of_a_path_that_will_not_stay(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(files, tmp_path / "working_dir_files" / "_ray_pkg_0123", ignore=lambda *_: ["runs"])
+    monkeypatch.chdir(copy)
+    monkeypatch.setattr(Run, "execute", lambda *_, **__: (_ for _ in ()).throw(Interrupted("Enough is seen.")))
+    for options, is_warned in ((["--out", "runs/a"], True), ([], True), (["--out", str(tmp_path / "a")], False)):
+        result = run(["sample", "tiny.py", "--data", "data.npz", *options])
+        assert result.exit_code == 130
+        assert ("Warning: `runs/" in result.stderr) is is_warned
+
+
 def test_failure_of_a_worker_is_told_root_cause_first(ending: Callable[[BaseException], Result]) -> None:
     remote = 'Traceback (most recent call last):\n  File "user.py", line 3\nZeroDivisionError\n'
     result = ending(WorkerError("Worker 1 of 2 raised ZeroDivisionError.", rank=1, remote_traceback=remote))
