@@ -1,4 +1,4 @@
-"""Exact Bayesian sampling of data too many for one machine: all chains in lockstep, rows over a Ray cluster."""
+"""Exact Bayesian sampling where one machine is too slow: all chains in lockstep, rows over a Ray cluster."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

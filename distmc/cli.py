@@ -54,7 +54,7 @@ def _tell(error: DistmcError, model_file: Path | None) -> None:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="distmc")
 def cli() -> None:
-    """Sample Bayesian posteriors of data too many for one machine.
+    """Sample Bayesian posteriors where one machine is too slow.
 
     Exit codes: 0 done; 1 unexpected error; 2 unusable input; 3 run directory; 4 not enough room in the cluster;
     5 a worker failed; 6 workers disagreed; 130 stopped on request.
