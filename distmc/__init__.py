@@ -1,17 +1,20 @@
-"""Exact Bayesian sampling of data too many for one machine: all chains in lockstep, rows over a Ray cluster."""
+"""Exact Bayesian sampling where one machine is too slow: all chains in lockstep, rows over a Ray cluster."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distmc import errors
-    from distmc.api import check, open_run, read_data, sample, summarise, verdict, write_data
+    from distmc.api import check, sample, verdict
     from distmc.data.data import Data
     from distmc.data.ragged import ragged
+    from distmc.diagnostics.summary import summarise
     from distmc.mode import Optimum, optimize
     from distmc.model.model import Model, Parameter
     from distmc.samplers import HMC, ChEES
     from distmc.spec import Local, Ray
+    from distmc.storage.dataset import open_run
+    from distmc.storage.sources import read_data, write_data
 
     __version__: str
 
@@ -39,13 +42,16 @@ __all__ = [
 # Names are loaded when they are first used. JAX takes two seconds to import, which `distmc --help` need not wait for,
 # and the command line can decide on JAX's devices before it is there.
 _MODULES = {
-    "distmc.api": ("check", "open_run", "read_data", "sample", "summarise", "verdict", "write_data"),
+    "distmc.api": ("check", "sample", "verdict"),
     "distmc.data.data": ("Data",),
     "distmc.data.ragged": ("ragged",),
+    "distmc.diagnostics.summary": ("summarise",),
     "distmc.mode": ("Optimum", "optimize"),
     "distmc.model.model": ("Model", "Parameter"),
     "distmc.samplers": ("HMC", "ChEES"),
     "distmc.spec": ("Local", "Ray"),
+    "distmc.storage.dataset": ("open_run",),
+    "distmc.storage.sources": ("read_data", "write_data"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

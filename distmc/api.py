@@ -1,11 +1,13 @@
 """The Python door: thin functions that build one specification and hand it on.
 
-Storage and diagnostics are loaded when they are first used, so that ``import distmc`` stays quick.
+What storage and diagnostics offer as it is (`open_run`, `read_data`, `summarise`, ...) is public from where it is
+written; see ``distmc/__init__.py``. Both are loaded when they are first used, so that ``import distmc`` stays quick.
 """
 
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ from distmc.spec import Local, Placement, Precision, RunSpec
 if TYPE_CHECKING:
     import xarray as xr
 
-    from distmc.diagnostics import Summary, Verdict
+    from distmc.diagnostics import Verdict
     from distmc.model.preflight import CheckReport
     from distmc.run import Callback
 
@@ -29,19 +31,19 @@ def sample(
     data: Data | Mapping[str, Any],
     *,
     sampler: Sampler | str | None = None,
-    num_chains: int = 32,
-    num_warmup: int = 500,
-    num_draws: int = 500,
-    thin: int = 1,
-    seed: int = 0,
+    num_chains: int = RunSpec.num_chains,
+    num_warmup: int = RunSpec.num_warmup,
+    num_draws: int = RunSpec.num_draws,
+    thin: int = RunSpec.thin,
+    seed: int = RunSpec.seed,
     on: Placement | None = None,
     path: "PathLike | None" = None,
-    precision: Precision = "mixed",
-    num_blocks: int | None = None,
+    precision: Precision = RunSpec.precision,
+    num_blocks: int | None = RunSpec.num_blocks,
     initial: Mapping[str, Any] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
-    keep_unconstrained: bool = False,
+    keep_unconstrained: bool = RunSpec.keep_unconstrained,
     callback: "Callback | None" = None,
     progress: bool = True,
 ) -> "xr.DataTree":
@@ -97,6 +99,7 @@ def sample(
         See `distmc.errors`. Committed draws stay readable with `open_run`.
     """
     from distmc.run import Run
+    from distmc.storage import doubt_about, open_run
 
     spec = RunSpec(
         sampler=_sampler_of(sampler),
@@ -111,6 +114,8 @@ def sample(
     )
     prepared = Run.prepare(model, Data.coerce(data), spec, on or Local(), initial=initial, dims=dims, coords=coords)
     if path is not None:
+        if doubt := doubt_about(path):
+            warnings.warn(doubt, stacklevel=2)
         prepared.execute(path, progress=progress, callback=callback)
         return open_run(path)
     temporary = tempfile.mkdtemp(prefix="distmc-")
@@ -136,9 +141,9 @@ def check(
     model: Model,
     data: Data | Mapping[str, Any],
     *,
-    num_chains: int = 32,
-    precision: Precision = "mixed",
-    num_blocks: int | None = None,
+    num_chains: int = RunSpec.num_chains,
+    precision: Precision = RunSpec.precision,
+    num_blocks: int | None = RunSpec.num_blocks,
     initial: Mapping[str, Any] | None = None,
 ) -> "CheckReport":
     """Check a model with its data before anything is started; see the report's findings.
@@ -159,94 +164,6 @@ def check(
 
     spec = RunSpec(num_chains=num_chains, precision=precision, num_blocks=num_blocks)
     return run_checks(model, Data.coerce(data), spec, initial=initial)
-
-
-def open_run(path: "PathLike") -> "xr.DataTree":
-    """Open the committed draws of a run, finished or not.
-
-    Parameters
-    ----------
-    path : path
-        Its run directory.
-
-    Returns
-    -------
-    tree : xarray.DataTree
-        As `sample` returns it, with as many draws as are committed.
-
-    Raises
-    ------
-    RunDirectoryError
-        If there is no run, no draw yet, or a file is damaged.
-    """
-    from distmc import storage
-
-    return storage.open_run(path)
-
-
-def read_data(path: "PathLike") -> Data:
-    """Read rows and constants from a file; `distmc.storage.read_data` says how they are told apart.
-
-    Parameters
-    ----------
-    path : path
-        A `.npz` or `.nc` file.
-
-    Returns
-    -------
-    data : Data
-
-    Raises
-    ------
-    DataError
-        If the file is missing, unreadable, or of another kind.
-    """
-    from distmc import storage
-
-    return storage.read_data(path)
-
-
-def write_data(path: "PathLike", data: Data) -> None:
-    """Write rows and constants to a file that `read_data` reads.
-
-    Parameters
-    ----------
-    path : path
-        Ends in `.npz` or `.nc`.
-    data : Data
-        What shall be kept.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be written, or has another ending.
-    """
-    from distmc import storage
-
-    storage.write_data(path, data)
-
-
-def summarise(tree: "xr.DataTree") -> "Summary":
-    """Summarise a posterior: means, R-hat, effective draws, chains that give cause for doubt.
-
-    Parameters
-    ----------
-    tree : xarray.DataTree
-        What `sample` or `open_run` returned.
-
-    Returns
-    -------
-    summary : Summary
-        `print` it to read it.
-
-    Raises
-    ------
-    InputError
-        If there are no draws after the warm-up.
-    """
-    from distmc import diagnostics
-
-    return diagnostics.summarise(tree)
 
 
 def verdict(tree: "xr.DataTree") -> "Verdict":

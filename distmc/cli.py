@@ -8,14 +8,14 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from distmc import demo as words_demo
 from distmc.errors import DistmcError, ModelError, WorkerError
 from distmc.samplers import SAMPLERS, sampler_named
-from distmc.spec import Local, Placement, Ray, RunSpec
+from distmc.spec import Local, Placement, Precision, Ray, RunSpec
 
 if TYPE_CHECKING:
     from distmc.model_file import ModelFile
@@ -54,11 +54,22 @@ def _tell(error: DistmcError, model_file: Path | None) -> None:
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="distmc")
 def cli() -> None:
-    """Sample Bayesian posteriors of data too many for one machine.
+    """Sample Bayesian posteriors where one machine is too slow.
 
     Exit codes: 0 done; 1 unexpected error; 2 unusable input; 3 run directory; 4 not enough room in the cluster;
     5 a worker failed; 6 workers disagreed; 130 stopped on request.
     """
+
+
+def _count(name: str, words: str) -> Callable[[int], Callable[[Command], Command]]:
+    """Return a maker of an option that is a whole number; what it is called with is the default."""
+    return lambda default: click.option(name, type=int, default=default, show_default=True, help=words)
+
+
+_chains = _count("--chains", "Chains in lockstep.")
+_warmup = _count("--warmup", "Steps that tune.")
+_draws = _count("--draws", "Kept draws of each chain.")
+_seed = _count("--seed", "Seed of all random numbers.")
 
 
 def _model_options(command: Command) -> Command:
@@ -66,11 +77,11 @@ def _model_options(command: Command) -> Command:
     options = (
         click.argument("reference", metavar="FILE.py[:MODEL]"),
         click.option("--data", required=True, metavar="FILE", help="Rows and constants, an .npz or .nc file."),
-        click.option("--chains", type=int, default=RunSpec.num_chains, show_default=True, help="Chains in lockstep."),
-        click.option("--seed", type=int, default=RunSpec.seed, show_default=True, help="Seed of all random numbers."),
+        _chains(RunSpec.num_chains),
+        _seed(RunSpec.seed),
         click.option(
             "--precision",
-            type=click.Choice(["mixed", "float64"]),
+            type=click.Choice(get_args(Precision)),
             default=RunSpec.precision,
             show_default=True,
             help="Type in which rows are evaluated; they are always added in float64.",
@@ -115,10 +126,10 @@ def _placement_options(command: Command) -> Command:
 @cli.command()
 @click.option("--words", type=int, default=words_demo.NUM_WORDS, show_default=True, help="Words to listen to.")
 @click.option("--workers", type=int, default=words_demo.NUM_WORKERS, show_default=True, help="Ray workers; 1: no Ray.")
-@click.option("--chains", type=int, default=words_demo.NUM_CHAINS, show_default=True, help="Chains in lockstep.")
-@click.option("--warmup", type=int, default=words_demo.NUM_WARMUP, show_default=True, help="Steps that tune.")
-@click.option("--draws", type=int, default=words_demo.NUM_DRAWS, show_default=True, help="Kept draws of each chain.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of all random numbers.")
+@_chains(words_demo.NUM_CHAINS)
+@_warmup(words_demo.NUM_WARMUP)
+@_draws(words_demo.NUM_DRAWS)
+@_seed(RunSpec.seed)
 @click.option("--out", default=words_demo.PATH, show_default=True, metavar="DIRECTORY", help="Where the run goes.")
 def demo(words: int, workers: int, chains: int, warmup: int, draws: int, seed: int, out: str) -> None:
     """Find vowels and consonants in English words without being told which is which.
@@ -133,8 +144,8 @@ def demo(words: int, workers: int, chains: int, warmup: int, draws: int, seed: i
 
 @cli.command()
 @_model_options
-@click.option("--warmup", type=int, default=RunSpec.num_warmup, show_default=True, help="Steps that tune.")
-@click.option("--draws", type=int, default=RunSpec.num_draws, show_default=True, help="Kept draws of each chain.")
+@_warmup(RunSpec.num_warmup)
+@_draws(RunSpec.num_draws)
 @click.option(
     "--sampler",
     type=click.Choice(list(SAMPLERS), case_sensitive=False),
@@ -191,11 +202,13 @@ def sample(
     began = time.monotonic()
     user = _load(reference)
     from distmc.run import Run
-    from distmc.storage import read_data
+    from distmc.storage import doubt_about, read_data
 
+    path = out or Path("runs") / user.file.stem
+    if doubt := doubt_about(path):
+        click.secho(f"Warning: {doubt}", fg="yellow", err=True)
     initial = user.starting_values(chains, seed)
     prepared = Run.prepare(user.model, read_data(data), spec, on, initial=initial, dims=user.dims, coords=user.coords)
-    path = out or Path("runs") / user.file.stem
     file = prepared.execute(path, progress=progress)
     from distmc import render
 

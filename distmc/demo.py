@@ -54,6 +54,7 @@ def run(num_words: int, spec: RunSpec, on: Placement, path: str, console: Consol
     """
     from distmc.render import show_run
     from distmc.run import Run
+    from distmc.storage import doubt_about
     from distmc.zoo import words
 
     console = console or Console()
@@ -62,6 +63,8 @@ def run(num_words: int, spec: RunSpec, on: Placement, path: str, console: Consol
     directory = free_path(path)
     if str(directory) != path:
         console.print(f"`{path}` is taken, so this run goes to `{directory}`.", soft_wrap=True, highlight=False)
+    if doubt := doubt_about(directory):
+        console.print(f"Warning: {doubt}", style="yellow", soft_wrap=True, highlight=False)
     workers = f"{on.num_workers} worker{'s' * (on.num_workers != 1)}"
     console.print(
         f"{num_words:,} words as sequences of sounds, {spec.num_chains} chains on {workers}: two hidden states are to "
@@ -94,7 +97,7 @@ def free_path(path: str) -> Path:
 
 def show_states(path: Path, lengths: "NumpyArray", console: Console) -> None:
     """Show which phones each hidden state speaks, from the draws of a run."""
-    from distmc.api import open_run
+    from distmc.storage import open_run
     from distmc.zoo.word_states import compare_with_phonetics, hidden_states
 
     with open_run(path) as tree:

@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,6 +15,8 @@ from distmc.spec import RunSpec
 
 SECONDS_BETWEEN_LINES = 5.0
 _WINDOW = 10
+_FEWEST_COMMITS = 5
+_STEADY = 2.0
 _PHASES = {"warmup": "warm-up", "draws": "draws"}
 
 
@@ -73,16 +75,22 @@ class Tally:
     @property
     def steps_per_second(self) -> float:
         """Steps of all chains per second, lately; 0 while unknown."""
-        if len(self._recent) < 2:
-            return 0.0
-        (first_time, first_step), (last_time, last_step) = self._recent[0], self._recent[-1]
-        return (last_step - first_step) / (last_time - first_time) if last_time > first_time else 0.0
+        return _rate(list(self._recent))
 
     @property
     def seconds_left(self) -> float | None:
-        """Time to the end at the present rate; None while unknown."""
+        """Time to the end at the present rate; None while the rate says little about the rest."""
         rate = self.steps_per_second
-        return (self.num_steps - self.step) / rate if rate else None
+        return (self.num_steps - self.step) / rate if rate and self._is_steady() else None
+
+    def _is_steady(self) -> bool:
+        """Say whether the rate is likely to stay; steps early in warm-up can take a hundred times longer than later."""
+        if self.phase == "draws":
+            return True
+        recent = list(self._recent)
+        middle = len(recent) // 2
+        rates = _rate(recent[: middle + 1]), _rate(recent[middle:])
+        return len(recent) >= _FEWEST_COMMITS and max(rates) <= _STEADY * min(rates)
 
     def facts(self) -> str:
         """Return what is known about the sampler in one line; empty before the first chunk."""
@@ -121,10 +129,18 @@ class ClimbTally(Tally):
     """Keeps count of a climb to a mode."""
 
     def facts(self) -> str:
-        """Return the share of starts that accepted their last points."""
+        """Return how fast the starts climb; empty before the first chunk."""
         if self._last is None or self._last.report.num_steps == 0:
             return ""
         return f"{self.steps_per_second:,.1f} evaluations/s"
+
+
+def _rate(commits: Sequence[tuple[float, int]]) -> float:
+    """Return steps per second between the first and the last of these times and steps; 0 while unknown."""
+    if len(commits) < 2:
+        return 0.0
+    (first_time, first_step), (last_time, last_step) = commits[0], commits[-1]
+    return (last_step - first_step) / (last_time - first_time) if last_time > first_time else 0.0
 
 
 def _duration(seconds: float) -> str:

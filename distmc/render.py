@@ -10,12 +10,18 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from distmc.api import open_run
 from distmc.diagnostics import Finding, ParameterSummary, Summary, Verdict, summarise, verdict
+from distmc.spec import RunSpec
+from distmc.storage import open_run
 
 MOST_ROWS = 20
 """So many values are shown unless all are asked for."""
 
+_UNFINISHED = {
+    "running": "This run goes on, as far as can be told from here",
+    "interrupted": "This run was interrupted before its end",
+    "failed": "This run failed before its end",
+}
 _STYLES = {"good": "bold green", "doubtful": "bold yellow", "bad": "bold red"}
 
 
@@ -54,14 +60,18 @@ def show_run(
     """
     console = console or Console()
     with open_run(path) as tree:
-        summary = summarise(tree)
+        summary, attributes = summarise(tree), tree.attrs
+    if attributes["status"] in _UNFINISHED:
+        planned = RunSpec.from_json(attributes["spec"]).num_draws
+        words = f"{_UNFINISHED[attributes['status']]}: {summary.num_draws:,} of {planned:,} draws are committed.\n"
+        console.print(words, style="bold", highlight=False, soft_wrap=True)
     if with_table:
         console.print(parameter_table(summary, every))
     console.print()
     show_verdict(verdict(summary), console)
     console.print(facts(summary, seconds))
     if file is not None:
-        console.print(f"\nDraws: {file}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"\nDraws: {file.absolute()}", soft_wrap=True, highlight=False, markup=False)
         console.print(f"To look at them: distmc summary {path}", soft_wrap=True, highlight=False, markup=False)
 
 

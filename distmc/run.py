@@ -1,5 +1,6 @@
 """One run from its specification to its files: what both doors, Python and the command line, go through."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -104,12 +105,10 @@ class Run:
         """
         directory = RunDirectory.create(path, self.record)
         try:
-            if progress:
-                with display(Tally(self.task.spec)) as show:
+            with directory.writing():
+                with display(Tally(self.task.spec)) if progress else contextlib.nullcontext(_ignore) as show:
                     self._sample(directory, show, callback)
-            else:
-                self._sample(directory, _ignore, callback)
-            return directory.finish()
+                return directory.finish()
         except (Interrupted, KeyboardInterrupt):
             if not directory.discard_if_empty():
                 directory.update(status="interrupted")

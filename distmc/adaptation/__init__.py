@@ -1,0 +1,1 @@
+"""What the chains learn together in warm-up: step size, trajectory length and metric, and when each is tuned."""

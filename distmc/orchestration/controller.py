@@ -11,33 +11,14 @@ goes to all workers and is over when all have replied. A chunk is *agreed* once 
 same digest; its arrays are then fetched, and written while the workers already compute the next chunk.
 """
 
-import enum
 from collections.abc import Sequence
 
 from distmc.errors import CapacityError, Interrupted
 from distmc.orchestration import messages as m
 from distmc.orchestration import policies, verdicts
 from distmc.orchestration.events import ChunkCommitted, Member, RunEnded, Stage, StageBegan, WorkersStarted
+from distmc.orchestration.states import State
 from distmc.sampling.reports import ChunkReport
-
-
-class State(enum.Enum):
-    """Where a run stands."""
-
-    PENDING = "pending"
-    ACQUIRING = "starting workers"
-    FORMING = "connecting workers"
-    LOADING = "loading data"
-    COMPILING = "compiling"
-    STARTING = "evaluating the starting positions"
-    RUNNING = "sampling"
-    SAVING = "saving the last draws"
-    TRIAGE = "finding the cause of a failure"
-    STOPPING = "stopping"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
 
 _ENDED = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 _SETUP = frozenset({State.FORMING, State.LOADING, State.COMPILING})

@@ -1,15 +1,12 @@
 """The words in which a failed run is reported: root cause first, then what is kept, then what to do."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from distmc.errors import DriftError, InputError, WorkerError
 from distmc.orchestration.events import Member
 from distmc.orchestration.messages import Failure, FailureKind
+from distmc.orchestration.states import State
 from distmc.sampling.reports import ChunkReport
-
-if TYPE_CHECKING:
-    from distmc.orchestration.controller import State
 
 _ADVICE = {
     FailureKind.APPLICATION: "The traceback of the worker is attached; `distmc.check(model, data)` often shows the "
@@ -28,7 +25,7 @@ def failure(
     failures: Sequence[Failure],
     members: Sequence[Member],
     num_workers: int,
-    failed_in: "State",
+    failed_in: State,
     committed: ChunkReport | None,
 ) -> Exception:
     """Make the error that reports a failed run.

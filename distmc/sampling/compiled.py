@@ -27,7 +27,7 @@ from distmc.sampling.state import RunState
 from distmc.spec import RunSpec
 from distmc.types import Array, PyTree
 
-# The library's threaded matrix product cuts sums by the number of threads, which would show in the last bits.
+# Asks for matrix products on one thread; docs/decisions/no-eigen-threads.md says what came of it.
 _CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
 _REPLICATED, _SHARDED = PartitionSpec(), PartitionSpec(WORKER_AXIS)
 

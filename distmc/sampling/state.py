@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from distmc.errors import RunDirectoryError
 from distmc.types import Array, NumpyArray, PyTree
 
 
@@ -44,11 +45,25 @@ def from_arrays(arrays: dict[str, NumpyArray], like: PyTree) -> PyTree:
 
     Raises
     ------
-    KeyError
-        If a leaf is missing.
+    RunDirectoryError
+        If a leaf is missing, or of another shape or type.
     """
-    paths, structure = jax.tree_util.tree_flatten_with_path(like)
-    return jax.tree.unflatten(structure, [arrays[_name(path)] for path, _ in paths])
+    leaves, structure = jax.tree_util.tree_flatten_with_path(like)
+    return jax.tree.unflatten(structure, [_fitting(arrays, _name(path), leaf) for path, leaf in leaves])
+
+
+def _fitting(arrays: dict[str, NumpyArray], name: str, like: Any) -> NumpyArray:
+    needed = f"{like.dtype} of shape {like.shape}"
+    if name not in arrays:
+        found = "is not there"
+    elif (arrays[name].dtype, arrays[name].shape) != (like.dtype, like.shape):
+        found = f"is {arrays[name].dtype} of shape {arrays[name].shape}"
+    else:
+        return arrays[name]
+    raise RunDirectoryError(
+        f"`{name}` of the saved state {found}, but this run needs {needed}: the state is of a run with another model, "
+        "sampler or number of chains, or of another version of distmc. Go on with the settings that the run began with."
+    )
 
 
 def digest(tree: PyTree) -> str:

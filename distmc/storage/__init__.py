@@ -1,9 +1,20 @@
 """Run directories and files of data: the only place that knows paths, netCDF and ArviZ's names."""
 
 from distmc.storage.dataset import open_run
+from distmc.storage.files import doubt_about
 from distmc.storage.record import Generation, RunRecord
 from distmc.storage.run_directory import RunDirectory, SavedState
 from distmc.storage.schema import Layout
 from distmc.storage.sources import read_data, write_data
 
-__all__ = ["Generation", "Layout", "RunDirectory", "RunRecord", "SavedState", "open_run", "read_data", "write_data"]
+__all__ = [
+    "Generation",
+    "Layout",
+    "RunDirectory",
+    "RunRecord",
+    "SavedState",
+    "doubt_about",
+    "open_run",
+    "read_data",
+    "write_data",
+]

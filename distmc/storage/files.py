@@ -3,12 +3,14 @@
 import contextlib
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from distmc.errors import DistmcError, RunDirectoryError
 
 _PREFIX, _SUFFIX = ".", ".partial"
+_RAYS_COPIES = "working_dir_files"
 
 
 @contextlib.contextmanager
@@ -67,6 +69,18 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise RunDirectoryError(f"`{path}` could not be removed: {describe(error)}.") from error
+
+
+def doubt_about(path: str | os.PathLike[str]) -> str:
+    """Return a warning if `path` lies in a folder that Ray made for a job and will delete, else nothing."""
+    absolute = Path(path).expanduser().absolute()
+    if _RAYS_COPIES not in absolute.parts:
+        return ""
+    return (
+        f"`{os.fspath(path)}` lies in the copy of the working directory that Ray made for this job on node "
+        f"{socket.gethostname()}: `{absolute}`. Ray deletes such copies after the job. Give an absolute path on a disk "
+        "that stays."
+    )
 
 
 def describe(error: BaseException) -> str:

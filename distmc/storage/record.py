@@ -77,7 +77,8 @@ class RunRecord:
     versions : mapping of str to str
         Versions of Python and libraries.
     status : {"running", "finished", "failed", "interrupted"}
-        How far the run came.
+        How far the run came. On disk a run whose writer was killed is still "running"; see
+        `RunDirectory.read_record`.
     generations : tuple of Generation
         The memberships of workers so far.
     timings : mapping of str to float

@@ -4,6 +4,7 @@
 
     runs/words/
       run.json          spec, versions, fingerprints, layout, generations, timings, status
+      run.lock          held by the process that writes, while it does
       chunks/000012.nc  committed draws and statistics
       state/000012.nc   what a resumed run needs
       posterior.nc      all chunks as one DataTree, once the run is finished
@@ -27,9 +28,10 @@ from distmc.storage.files import describe, flush_directory, remove, write_text
 from distmc.storage.netcdf import read_arrays, write_arrays
 from distmc.storage.record import Generation, RunRecord
 from distmc.storage.schema import Phase
+from distmc.storage.writer import is_abandoned, writing
 from distmc.types import NumpyArray
 
-RECORD, CHUNKS, STATE, POSTERIOR = "run.json", "chunks", "state", "posterior.nc"
+RECORD, LOCK, CHUNKS, STATE, POSTERIOR = "run.json", "run.lock", "chunks", "state", "posterior.nc"
 NUM_STATES_KEPT = 2
 
 
@@ -106,7 +108,7 @@ class RunDirectory:
         return directory
 
     def read_record(self) -> RunRecord:
-        """Return what run.json says.
+        """Return what run.json says; a run whose writer is certainly gone counts as interrupted.
 
         Raises
         ------
@@ -115,7 +117,7 @@ class RunDirectory:
         """
         file = self.path / RECORD
         try:
-            return RunRecord.from_json(file.read_text(encoding="utf-8"))
+            record = RunRecord.from_json(file.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise RunDirectoryError(
                 f"`{self.path}` holds no run: `{file}` does not exist. Give the directory that a run was written to."
@@ -124,6 +126,18 @@ class RunDirectory:
             raise RunDirectoryError(f"`{file}` cannot be used. {error}") from error
         except OSError as error:
             raise RunDirectoryError(f"`{file}` could not be read: {describe(error)}.") from error
+        is_cut_off = record.status == "running" and is_abandoned(self.path / LOCK)
+        return dataclasses.replace(record, status="interrupted") if is_cut_off else record
+
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which this process is known as the one that writes.
+
+        Raises
+        ------
+        RunDirectoryError
+            On entering, if another process writes.
+        """
+        return writing(self.path / LOCK)
 
     def write_record(self, record: RunRecord) -> None:
         """Replace run.json."""

@@ -40,7 +40,7 @@ def read_data(path: str | os.PathLike[str]) -> Data:
     Parameters
     ----------
     path : str or path
-        A file that ends in ``.npz`` or ``.nc``, as described above.
+        A file that ends in ``.npz`` or ``.nc``; the page of `distmc.storage.sources` says what has to stand in it.
 
     Returns
     -------

@@ -1,0 +1,1 @@
+"""Ready models for the demonstration, tests, benchmarks and documents; some have posteriors that are known exactly."""

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,21 @@ def test_without_a_path_nothing_is_left(tmp_path: Path, monkeypatch: pytest.Monk
     tree = _sample()
     assert tree["posterior"]["mean"].shape == (4, 20)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_in_rays_copy_of_the_folder_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_0123"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setattr(run.Run, "execute", lambda *_, **__: None)
+    monkeypatch.setattr("distmc.storage.open_run", lambda path: None)
+    with pytest.warns(
+        UserWarning, match=rf"`runs/a` lies in the copy .* node .*: `{copy}/runs/a`. Ray deletes such copies"
+    ):
+        _sample(path="runs/a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _sample(path=tmp_path / "runs")
 
 
 # Runs that end early --------------------------------------------------------------------------------------------------

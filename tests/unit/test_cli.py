@@ -1,8 +1,10 @@
 """What the command line says, and with which exit code it ends."""
 
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import textwrap
@@ -213,6 +215,19 @@ def test_summary_of_a_finished_run() -> None:
         assert words in result.stdout
 
 
+@pytest.mark.usefixtures("here")
+def test_summary_of_a_killed_run_says_that_it_was_cut_off(tmp_path: Path) -> None:
+    killed = shutil.copytree("runs/tiny", tmp_path / "killed")
+    (killed / "posterior.nc").unlink()
+    record = json.loads((killed / "run.json").read_text())
+    (killed / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    (killed / "run.lock").write_text(socket.gethostname())
+    result = run(["summary", str(killed)])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("This run was interrupted before its end: 20 of 20 draws are committed.\n")
+    assert "This run" not in run(["summary", "runs/tiny"]).stdout
+
+
 def test_summary_without_a_run_says_so(tmp_path: Path) -> None:
     result = run(["summary", str(tmp_path / "none")])
     assert result.exit_code == 3
@@ -238,6 +253,18 @@ def ending(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseExcepti
         return run(["sample", "tiny.py", "--data", "data.npz", "--out", "new"])
 
     return end
+
+
+def test_sample_in_a_ray_job_warns_of_a_path_that_will_not_stay(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(files, tmp_path / "working_dir_files" / "_ray_pkg_0123", ignore=lambda *_: ["runs"])
+    monkeypatch.chdir(copy)
+    monkeypatch.setattr(Run, "execute", lambda *_, **__: (_ for _ in ()).throw(Interrupted("Enough is seen.")))
+    for options, is_warned in ((["--out", "runs/a"], True), ([], True), (["--out", str(tmp_path / "a")], False)):
+        result = run(["sample", "tiny.py", "--data", "data.npz", *options])
+        assert result.exit_code == 130
+        assert ("Warning: `runs/" in result.stderr) is is_warned
 
 
 def test_failure_of_a_worker_is_told_root_cause_first(ending: Callable[[BaseException], Result]) -> None:

@@ -43,9 +43,24 @@ def tally_of(*events: RunEvent) -> Tally:
 
 
 def test_speed_and_time_left_follow_the_latest_chunks() -> None:
-    tally = tally_of(stage("sampling", 10.0), chunk(20, 12.0, "warmup"))
+    chunks = [chunk(10 * number, 10.0 + number, "warmup") for number in range(1, 8)]
+    tally = tally_of(stage("sampling", 10.0), *chunks)
     assert tally.steps_per_second == pytest.approx(10.0)
-    assert tally.seconds_left == pytest.approx(38.0)
+    assert tally.seconds_left == pytest.approx(33.0)
+
+
+def test_no_time_left_is_guessed_from_the_slow_first_steps() -> None:
+    # A step of 200 s, then ever faster ones: at the first rate the run would last a day.
+    commits = [(1, 200.0), (2, 260.0), (4, 280.0), (8, 288.0), (16, 294.0), (32, 297.0), (64, 300.0)]
+    tally = tally_of(stage("sampling", 0.0))
+    for step, seconds in commits:
+        tally.note(chunk(step, seconds, "warmup"))
+        assert tally.seconds_left is None
+        assert "left" not in tally.line()
+        assert "steps/s" in tally.line()
+    for later in range(1, 12):
+        tally.note(chunk(64 + 2 * later, 300.0 + later, "warmup"))
+    assert tally.seconds_left == pytest.approx((400 - 86) / 2.0)
 
 
 def test_speed_of_draws_does_not_mix_with_warmup() -> None:

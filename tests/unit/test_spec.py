@@ -1,8 +1,10 @@
 import dataclasses
+import fractions
 import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,7 +71,10 @@ def test_other_text_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "value"),
     [
-        *[(RunSpec, "num_chains", value) for value in (0, 1, -3, 2.0, True, "4", None)],
+        *[
+            (RunSpec, "num_chains", value)
+            for value in (0, 1, -3, 2.0, True, "4", None, np.int64(1), np.True_, np.float64(4))
+        ],
         *[(RunSpec, "num_warmup", value) for value in (-1, 0.5)],
         *[(RunSpec, "num_draws", value) for value in (0, -1)],
         *[(RunSpec, "seed", value) for value in (-1, 1.5, None)],
@@ -77,7 +82,7 @@ def test_other_text_is_refused(text: str) -> None:
         *[(RunSpec, "num_blocks", value) for value in (0, 3, -4, 2.0)],
         (RunSpec, "reduction", "any"),
         *[(RunSpec, "sampler", value) for value in ("HMC", HMC, None)],
-        *[(HMC, "trajectory_length", value) for value in (0.0, -1.0, math.nan, math.inf, "1")],
+        *[(HMC, "trajectory_length", value) for value in (0.0, -1.0, math.nan, math.inf, "1", 10**400, np.True_)],
         *[(ChEES, "initial_trajectory_length", value) for value in (0, math.nan)],
         *[(ChEES, "jitter", value) for value in (-0.1, 1.0, math.nan)],
         *[(HMC, "target_acceptance_rate", value) for value in (0.0, 1.0, math.nan)],
@@ -93,6 +98,21 @@ def test_other_text_is_refused(text: str) -> None:
 def test_impossible_values_are_refused_by_name(kind: Any, name: str, value: Any) -> None:
     with pytest.raises(SpecError, match=f"`{name}="):
         kind(**{name: value})
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint16, np.int64])
+def test_whole_numbers_of_numpy_are_whole_numbers(kind: Any) -> None:
+    plain = RunSpec(num_chains=4, num_warmup=0, num_draws=6, seed=7, num_blocks=8)
+    spec = RunSpec(num_chains=kind(4), num_warmup=kind(0), num_draws=kind(6), seed=kind(7), num_blocks=kind(8))
+    assert (spec, spec.to_json(), repr(spec)) == (plain, plain.to_json(), repr(plain))
+    assert type(Ray(num_workers=kind(3)).num_workers) is int
+
+
+@pytest.mark.parametrize("kind", [int, np.int32, np.float32, np.float64, fractions.Fraction])
+def test_real_numbers_of_all_kinds_are_kept_as_floats(kind: Any) -> None:
+    spec = RunSpec(sampler=HMC(trajectory_length=kind(2), jitter=kind(0), max_integration_steps=np.int64(9)))
+    assert repr(spec.sampler) == repr(HMC(trajectory_length=2.0, jitter=0.0, max_integration_steps=9))
+    assert RunSpec.from_json(spec.to_json()) == spec
 
 
 @pytest.mark.parametrize(("given_blocks", "advice"), [(3, "2 or 4"), (100, "64 or 128")])

@@ -30,12 +30,28 @@ def test_someone_always_takes_part(logdensity: list[float]) -> None:
     assert np.sum(chains_in_company(jnp.asarray(logdensity), POOLING)) >= 2
 
 
-@pytest.mark.parametrize(("num_dimensions", "share"), [(1, 0.03), (10, 1e-3)])
-def test_skew_of_a_posterior_leaves_hardly_anyone_out(num_dimensions: int, share: float) -> None:
-    # The log-density of a normal posterior is minus half a chi-square; no posterior's is much more skewed.
-    logdensity = -0.5 * np.random.default_rng(0).chisquare(num_dimensions, size=(500, 64))
-    weight = jax.jit(jax.vmap(lambda step: chains_in_company(step, POOLING)))(jnp.asarray(logdensity))
-    assert 1.0 - np.mean(weight) < share
+@pytest.mark.parametrize("num_chains", [8, 64])
+@pytest.mark.parametrize("num_dimensions", [1, 2, 10, 100])
+def test_normal_posterior_leaves_hardly_anyone_out(num_dimensions: int, num_chains: int) -> None:
+    # The log-density is minus half a chi-square: strongly skewed in low dimensions.
+    logdensity = _normal_logdensity(num_dimensions, (32_000 // num_chains, num_chains))
+    weight = _weights_by_step(jnp.asarray(logdensity))
+    assert np.mean(weight == 0.0) < 2e-4
+
+
+@pytest.mark.parametrize("num_chains", [4, 64])
+@pytest.mark.parametrize("num_dimensions", [1, 2, 10, 100])
+def test_chain_stuck_a_thousand_nats_below_is_left_out(num_dimensions: int, num_chains: int) -> None:
+    logdensity = _normal_logdensity(num_dimensions, (500, num_chains))
+    logdensity[:, 1] = -1000.0
+    assert np.all(_weights_by_step(jnp.asarray(logdensity))[:, 1] == 0.0)
+
+
+def _normal_logdensity(num_dimensions: int, shape: tuple[int, int]) -> np.ndarray:
+    return -0.5 * np.random.default_rng(num_dimensions).chisquare(num_dimensions, size=shape)
+
+
+_weights_by_step = jax.jit(jax.vmap(lambda step: chains_in_company(step, POOLING)))
 
 
 def test_weighted_mean_of_vectors() -> None:

@@ -3,8 +3,9 @@
 import numpy as np
 
 from distmc.orchestration import messages as m
-from distmc.orchestration.controller import Controller, State
+from distmc.orchestration.controller import Controller
 from distmc.orchestration.events import Member
+from distmc.orchestration.states import State
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport, Phase
 
 NUM_WORKERS = 3

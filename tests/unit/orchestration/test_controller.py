@@ -19,8 +19,9 @@ from control_scripts import (
 
 from distmc.errors import CapacityError, DriftError, Interrupted, StartError, WorkerError
 from distmc.orchestration import messages as m
-from distmc.orchestration.controller import Controller, State
+from distmc.orchestration.controller import Controller
 from distmc.orchestration.events import ChunkCommitted, RunEnded, StageBegan
+from distmc.orchestration.states import State
 
 EVENTS: dict[str, m.Event] = {
     "begin": m.RunRequested(),

@@ -1,10 +1,12 @@
 """The state of a run as named arrays, and its hash."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+from distmc.errors import RunDirectoryError
 from distmc.sampling.state import digest, from_arrays, to_arrays
 from distmc.sampling.worker import Worker
 
@@ -22,10 +24,25 @@ def test_named_arrays_make_the_same_state_again(compiled_worker: Worker, arrays:
     assert {"step", "kernel.position", "warmup.metric.factor"} <= set(arrays)
 
 
-def test_missing_leaf_is_named(compiled_worker: Worker, arrays: dict[str, Any]) -> None:
-    del (fewer := dict(arrays))["kernel.logdensity"]
-    with pytest.raises(KeyError, match=r"kernel\.logdensity"):
-        from_arrays(fewer, compiled_worker._program.state)
+Change = Callable[[np.ndarray], np.ndarray]
+UNFIT: dict[str, tuple[Change | None, str]] = {
+    "missing": (None, r"is not there, but this run needs float64 of shape \(\d+,\)"),
+    "another chain": (lambda leaf: np.append(leaf, 0.0), r"is float64 of shape \(\d+,\), but this run needs float64"),
+    "another axis": (lambda leaf: leaf[:, None], r"is float64 of shape \(\d+, 1\), but"),
+    "rounded": (lambda leaf: leaf.astype(np.float32), r"is float32 of shape \(\d+,\), but"),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), UNFIT.values(), ids=UNFIT)
+def test_state_of_another_run_is_refused_with_the_name_of_the_leaf(
+    compiled_worker: Worker, arrays: dict[str, Any], change: Change | None, words: str
+) -> None:
+    changed = dict(arrays)
+    leaf = changed.pop("kernel.logdensity")
+    if change is not None:
+        changed["kernel.logdensity"] = change(leaf)
+    with pytest.raises(RunDirectoryError, match=rf"`kernel\.logdensity` of the saved state {words}"):
+        from_arrays(changed, compiled_worker._program.state)
 
 
 def test_digest_changes_with_any_bit(arrays: dict[str, Any]) -> None:

@@ -1,0 +1,77 @@
+"""Who writes a run: a file that is locked while its process lives.
+
+The system lets go of a lock when the process ends, however it ends. So a run that still says that it goes on, but
+whose lock nobody holds, was cut off.
+"""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from distmc.errors import RunDirectoryError
+from distmc.storage.files import describe
+
+try:
+    import fcntl
+except ImportError:  # Windows has other locks, which distmc does without.
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Hold the lock while the context lasts, and remove its file afterwards.
+
+    Parameters
+    ----------
+    file : Path
+        The file to lock; made if need be.
+
+    Raises
+    ------
+    RunDirectoryError
+        If another process holds the lock, or the file cannot be written.
+    """
+    try:
+        opened = file.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RunDirectoryError(f"`{file}` could not be written: {describe(error)}.") from error
+    with opened:
+        _lock(opened, file)
+        opened.truncate(0)
+        opened.write(socket.gethostname())
+        opened.flush()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def is_abandoned(file: Path) -> bool:
+    """Say whether the process that held the lock is certainly gone.
+
+    Not every network file system tells one machine of another's locks, so only the machine of the writer is believed.
+    """
+    try:
+        with file.open(encoding="utf-8") as opened:
+            if fcntl is None or opened.read() != socket.gethostname():
+                return False
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+    except OSError:
+        return False
+
+
+def _lock(opened: TextIO, file: Path) -> None:
+    try:
+        if fcntl is not None:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise RunDirectoryError(
+            f"Another process is writing to `{file.parent}`; wait until it has ended, or give another path."
+        ) from error
+    except OSError:
+        # A file system without locks: nobody will believe one here.
+        pass
