@@ -1,0 +1,91 @@
+"""Kernels as the proof suite takes them: how each is built, and parameters to step with.
+
+A kernel joins the suite with one line in `KERNEL_CASES`, or, outside distmc, with a `KernelCase` of its own::
+
+    from distmc.testing import conformance, exactness
+
+    @pytest.mark.parametrize("check", conformance.KERNEL_CHECKS)
+    def test_kernel_conforms(check):
+        check(MY_CASE)
+
+    @pytest.mark.parametrize("target", exactness.TARGETS)
+    def test_kernel_leaves_targets_invariant(target):
+        exactness.require_invariant(MY_CASE, target)
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from distmc.kernels import hmc
+from distmc.kernels.base import Kernel, StepParameters, Target, TrajectoryParameters
+from distmc.kernels.metrics import Metric
+from distmc.types import Array
+
+
+def start_at_position(kernel: Kernel, rng_keys: Array, position: Array) -> Any:
+    """Return the state of a kernel that keeps nothing but what follows from the position."""
+    return kernel.init(position)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class KernelCase:
+    """A kernel to be proved.
+
+    Attributes
+    ----------
+    name : str
+        What to call it.
+    build_kernel : callable
+        From a `Target` to the `Kernel`.
+    parameters : callable
+        From a metric and a number of chains to parameters for a target of two to five dimensions and unit scales
+        under that metric. The step should be so large that an adjusted kernel rejects one proposal in five or more:
+        a wrong acceptance ratio does not show where everything is accepted.
+    start : callable
+        ``start(kernel, rng_keys, position)`` returns the kernel's state for chains at `position`. A kernel whose
+        state holds random numbers besides, a momentum that persists for one, has to draw them here from their
+        stationary distribution, each chain's from its own key.
+    is_reversible : bool
+        Whether a step from A to B is as frequent as one from B to A. Not so for kernels whose momentum persists.
+    has_gradient : bool
+        Whether the kernel uses the gradient.
+    """
+
+    name: str
+    build_kernel: Callable[[Target], Kernel]
+    parameters: Callable[[Metric, int], Any]
+    start: Callable[[Kernel, Array, Array], Any] = start_at_position
+    is_reversible: bool = True
+    has_gradient: bool = True
+
+    def __str__(self) -> str:
+        """Return the name."""
+        return self.name
+
+
+def trajectory_parameters(
+    step_size: float, num_integration_steps: int
+) -> Callable[[Metric, int], TrajectoryParameters]:
+    """Return what makes parameters of a kernel whose trajectories have a set length."""
+
+    def parameters(metric: Metric, num_chains: int) -> TrajectoryParameters:
+        steps = jnp.asarray(num_integration_steps, jnp.int32)
+        return TrajectoryParameters(jnp.asarray(step_size, jnp.float64), steps, metric)
+
+    return parameters
+
+
+def step_parameters(step_size: float) -> Callable[[Metric, int], StepParameters]:
+    """Return what makes parameters of a kernel without a trajectory."""
+
+    def parameters(metric: Metric, num_chains: int) -> StepParameters:
+        return StepParameters(jnp.asarray(step_size, jnp.float64), metric)
+
+    return parameters
+
+
+KERNEL_CASES = (KernelCase(name="HMC", build_kernel=hmc.build_kernel, parameters=trajectory_parameters(0.9, 3)),)
+"""The kernels of distmc."""
