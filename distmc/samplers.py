@@ -81,8 +81,8 @@ class ChEES:
 class NUTS:
     """The No-U-Turn sampler: every chain follows its own trajectory until it turns back.
 
-    Chains wait for the one with the longest trajectory in every step. Worth its price where the right length differs
-    much from place to place; elsewhere `ChEES` gets by with fewer evaluations.
+    In every step chains wait for the one with the longest trajectory. That is a price to pay where the right length
+    differs from place to place, as one length for all chains is then too short here and too long there.
 
     Attributes
     ----------
