@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from distmc.diagnostics.summary import summarise
     from distmc.mode import Optimum, optimize
     from distmc.model.model import Model, Parameter
-    from distmc.samplers import HMC, ChEES
+    from distmc.samplers import HMC, MALA, NUTS, ChEES
     from distmc.spec import Local, Ray
     from distmc.storage.dataset import open_run
     from distmc.storage.sources import read_data, write_data
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HMC",
+    "MALA",
+    "NUTS",
     "ChEES",
     "Data",
     "Local",
@@ -48,7 +50,7 @@ _MODULES = {
     "distmc.diagnostics.summary": ("summarise",),
     "distmc.mode": ("Optimum", "optimize"),
     "distmc.model.model": ("Model", "Parameter"),
-    "distmc.samplers": ("HMC", "ChEES"),
+    "distmc.samplers": ("HMC", "MALA", "NUTS", "ChEES"),
     "distmc.spec": ("Local", "Ray"),
     "distmc.storage.dataset": ("open_run",),
     "distmc.storage.sources": ("read_data", "write_data"),

@@ -8,6 +8,9 @@ from distmc.ranges import require_choice, require_count, require_number, require
 
 MetricKind: TypeAlias = Literal["auto", "diagonal", "dense"]
 
+# Leaves are counted in 32 bits.
+_DEEPEST_TREE = 30
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HMC:
@@ -74,8 +77,63 @@ class ChEES:
         _require_hamiltonian_ranges(self)
 
 
-Sampler: TypeAlias = HMC | ChEES
-SAMPLERS: dict[str, type[Sampler]] = {"HMC": HMC, "ChEES": ChEES}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NUTS:
+    """The No-U-Turn sampler: every chain follows its own trajectory until it turns back.
+
+    In every step chains wait for the one with the longest trajectory. That is a price to pay where the right length
+    differs from place to place, as one length for all chains is then too short here and too long there.
+
+    Attributes
+    ----------
+    max_tree_depth : int
+        Most doublings of a trajectory, which then has ``2**max_tree_depth - 1`` integration steps; at most 30.
+    target_acceptance_rate : float
+        Harmonic mean over chains of the acceptance rate, itself a mean over a trajectory, that the step size is tuned
+        for.
+    metric : {"auto", "diagonal", "dense"}
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+    """
+
+    max_tree_depth: int = 10
+    target_acceptance_rate: float = 0.8
+    metric: MetricKind = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        require_count(self, "max_tree_depth", minimum=1)
+        if self.max_tree_depth > _DEEPEST_TREE:
+            raise SpecError(
+                f"`max_tree_depth={self.max_tree_depth}` must be at most {_DEEPEST_TREE}: a trajectory of depth "
+                f"{_DEEPEST_TREE} has a billion integration steps."
+            )
+        _require_tuning_ranges(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MALA:
+    """The Metropolis-adjusted Langevin algorithm: one evaluation a step, for all chains.
+
+    Draws follow one another closely, so that many of them are needed.
+
+    Attributes
+    ----------
+    target_acceptance_rate : float
+        Harmonic mean of the acceptance rate over chains that the step size is tuned for.
+    metric : {"auto", "diagonal", "dense"}
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+    """
+
+    target_acceptance_rate: float = 0.574
+    metric: MetricKind = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        _require_tuning_ranges(self)
+
+
+Sampler: TypeAlias = HMC | ChEES | MALA | NUTS
+SAMPLERS: dict[str, type[Sampler]] = {"HMC": HMC, "ChEES": ChEES, "MALA": MALA, "NUTS": NUTS}
 
 
 def sampler_named(name: str, **settings: object) -> Sampler:
@@ -101,10 +159,14 @@ def sampler_named(name: str, **settings: object) -> Sampler:
 
 def _require_hamiltonian_ranges(sampler: HMC | ChEES) -> None:
     require_number(sampler, "jitter")
-    require_number(sampler, "target_acceptance_rate")
     if not 0.0 <= sampler.jitter < 1.0:
         raise SpecError(f"`jitter={sampler.jitter!r}` must be at least 0 and below 1.")
+    _require_tuning_ranges(sampler)
+    require_count(sampler, "max_integration_steps", minimum=1)
+
+
+def _require_tuning_ranges(sampler: Sampler) -> None:
+    require_number(sampler, "target_acceptance_rate")
     if not 0.0 < sampler.target_acceptance_rate < 1.0:
         raise SpecError(f"`target_acceptance_rate={sampler.target_acceptance_rate!r}` must lie between 0 and 1.")
     require_choice(sampler, "metric", get_args(MetricKind))
-    require_count(sampler, "max_integration_steps", minimum=1)

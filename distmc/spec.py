@@ -23,7 +23,7 @@ class RunSpec:
 
     Attributes
     ----------
-    sampler : HMC or ChEES
+    sampler : ChEES, HMC, MALA or NUTS
         The algorithm and its settings.
     num_chains : int
         Chains that run in lockstep.

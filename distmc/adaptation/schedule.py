@@ -3,6 +3,10 @@
 A first buffer brings the chains to the typical set; growing windows then estimate the metric, each from its own
 steps alone, so that transients are forgotten; a last buffer tunes step size and trajectory to the final metric.
 Many chains fill a window quickly, so the windows are shorter than those made for four chains.
+
+Kernels of short steps need another division. Where a direction is much longer than the chains are spread at the start,
+they diffuse along it, and each metric lets them diffuse as much further as they have become wider: many short windows
+widen sooner than few long ones.
 """
 
 import dataclasses
@@ -11,6 +15,9 @@ _INITIAL_SHARE = 0.25
 _FINAL_SHARE = 0.2
 _FIRST_WINDOW = 15
 _SHORTEST_USEFUL_WARMUP = 20
+_INITIAL_SHARE_OF_SHORT_STEPS = 0.05
+_SHARE_OF_FIRST_WINDOWS = 0.15
+_SHARE_OF_LAST_WINDOW = 0.8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,3 +68,18 @@ def build_schedule(num_warmup: int) -> Schedule:
         left -= window
         window *= 2
     return Schedule(initial_buffer=initial, windows=(*windows, left), final_buffer=final)
+
+
+def build_schedule_of_short_steps(num_warmup: int) -> Schedule:
+    """Divide the steps of warm-up for kernels that move by short steps.
+
+    Windows of the shortest length are followed by a longer one, and by one that takes most of what is left.
+    """
+    if num_warmup < _SHORTEST_USEFUL_WARMUP:
+        return build_schedule(num_warmup)
+    initial, final = int(_INITIAL_SHARE_OF_SHORT_STEPS * num_warmup), int(_FINAL_SHARE * num_warmup)
+    first_windows = int(_SHARE_OF_FIRST_WINDOWS * num_warmup) // _FIRST_WINDOW * (_FIRST_WINDOW,)
+    left = num_warmup - initial - sum(first_windows) - final
+    last = int(_SHARE_OF_LAST_WINDOW * left) if first_windows else left
+    middle = (left - last,) if left > last else ()
+    return Schedule(initial_buffer=initial, windows=(*first_windows, *middle, last), final_buffer=final)

@@ -98,6 +98,24 @@ class TrajectoryParameters(NamedTuple):
     metric: Metric
 
 
+class TreeParameters(NamedTuple):
+    """What adaptation decides for kernels whose trajectories end by themselves, the same for all chains.
+
+    Attributes
+    ----------
+    step_size : float64 scalar
+        In whitened coordinates.
+    max_tree_depth : int32 scalar
+        Most doublings of a trajectory, at least 1.
+    metric : Metric
+        Scales of the target.
+    """
+
+    step_size: Array
+    max_tree_depth: Array
+    metric: Metric
+
+
 class Kernel(NamedTuple):
     """The two functions of a kernel.
 

@@ -11,16 +11,21 @@ from distmc.adaptation.chees import ChEESCriterion
 from distmc.adaptation.constant import Constant
 from distmc.adaptation.metric import MetricRule, wants_dense
 from distmc.adaptation.pooling import Pooling
-from distmc.adaptation.schedule import Schedule
+from distmc.adaptation.schedule import Schedule, build_schedule_of_short_steps
 from distmc.adaptation.trajectory import TrajectoryRule
+from distmc.adaptation.trees import TreeWarmup
 from distmc.adaptation.warmup import Warmup, step_size_from_gradients
 from distmc.climbs import LBFGS, Climb, Points
-from distmc.kernels import hmc, lbfgs, points
+from distmc.kernels import hmc, lbfgs, mala, nuts, points
 from distmc.kernels.base import Kernel, Target
-from distmc.samplers import HMC, ChEES, MetricKind, Sampler
+from distmc.samplers import HMC, MALA, NUTS, ChEES, MetricKind, Sampler
 
 POOLING = Pooling(mean=partial(jnp.mean, axis=0), median=partial(jnp.median, axis=0))
 """Every worker holds all chains, so that statistics over them need no message."""
+
+# In whitened coordinates a good step is the dimension to this power: long trajectories (Neal 2011, section 4.4), and
+# single steps (Roberts and Rosenthal 1998).
+_HAMILTONIAN_EXPONENT, _LANGEVIN_EXPONENT = -1.0 / 4.0, -1.0 / 6.0
 
 
 class Algorithm(NamedTuple):
@@ -93,6 +98,19 @@ def _(sampler: ChEES, setting: Setting) -> Algorithm:
 
 
 @build_algorithm.register
+def _(sampler: NUTS, setting: Setting) -> Algorithm:
+    kernel = nuts.build_kernel(setting.target, sampler.max_tree_depth)
+    warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT)
+    return Algorithm(kernel, TreeWarmup(warmup=warmup, max_tree_depth=sampler.max_tree_depth))
+
+
+@build_algorithm.register
+def _(sampler: MALA, setting: Setting) -> Algorithm:
+    setting = setting._replace(schedule=build_schedule_of_short_steps(setting.schedule.num_warmup))
+    return Algorithm(mala.build_kernel(setting.target), _warmup(sampler, setting, exponent=_LANGEVIN_EXPONENT))
+
+
+@build_algorithm.register
 def _(sampler: LBFGS, setting: Setting) -> Algorithm:
     parameters = lbfgs.ClimbParameters(jnp.asarray(sampler.tolerance, jnp.float64), jnp.ones((), jnp.float64))
     return Algorithm(lbfgs.build_kernel(setting.target), Constant(values=parameters))
@@ -105,12 +123,17 @@ def _(sampler: Points, setting: Setting) -> Algorithm:
 
 
 def _hamiltonian_warmup(sampler: HMC | ChEES, setting: Setting, trajectory: TrajectoryRule) -> Warmup:
+    return _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=trajectory)
+
+
+def _warmup(
+    sampler: HMC | ChEES | MALA | NUTS, setting: Setting, *, exponent: float, trajectory: TrajectoryRule | None = None
+) -> Warmup:
     return Warmup(
         schedule=setting.schedule,
         target_acceptance_rate=sampler.target_acceptance_rate,
         guess_step_size=partial(step_size_from_gradients, target=setting.target),
-        # In whitened coordinates a good step scales as the fourth root of the dimension (Neal 2011, section 4.4).
-        whitened_step_size=setting.num_dimensions**-0.25,
+        whitened_step_size=setting.num_dimensions**exponent,
         trajectory=trajectory,
         metric=metric_rule(sampler.metric, setting),
         target=setting.target,

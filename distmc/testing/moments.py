@@ -126,13 +126,21 @@ def _scores_of_element(name: str, draws: NumpyArray, answer: Answer) -> list[Mom
     statistics: Any = array_stats
     rhat = float(statistics.rhat(draws, chain_axis=0, draw_axis=1))
     estimates = {"mean": np.mean(draws), "sd": np.std(draws, ddof=1)}
+    squares = (draws - estimates["mean"]) ** 2
+    mcse_of_squares = float(statistics.mcse(squares, method="mean", chain_axis=0, draw_axis=1))
+    # By the delta method. ArviZ takes the autocorrelation of the draws for that of their squares, which promises too
+    # much where draws alternate around the mean.
+    mcses = {
+        "mean": float(statistics.mcse(draws, method="mean", chain_axis=0, draw_axis=1)),
+        "sd": mcse_of_squares / (2.0 * float(estimates["sd"])),
+    }
     return [
         MomentScore(
             name=name,
             moment=moment,
             estimate=float(estimates[moment]),
             exact=float(getattr(answer, moment)),
-            mcse=float(statistics.mcse(draws, method=moment, chain_axis=0, draw_axis=1)),
+            mcse=mcses[moment],
             rhat=rhat,
         )
         for moment in _MOMENTS

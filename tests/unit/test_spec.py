@@ -10,18 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distmc.errors import SpecError
-from distmc.samplers import HMC, ChEES
+from distmc.samplers import HMC, MALA, NUTS, ChEES
 from distmc.spec import Local, Ray, RunSpec
 
 positive = st.floats(min_value=1e-300, max_value=1e300)
-settings: dict[str, Any] = {
-    "jitter": st.floats(min_value=0.0, max_value=1.0, exclude_max=True),
+tuning: dict[str, Any] = {
     "target_acceptance_rate": st.floats(min_value=0.0, max_value=1.0, exclude_min=True, exclude_max=True),
     "metric": st.sampled_from(["auto", "diagonal", "dense"]),
+}
+settings: dict[str, Any] = tuning | {
+    "jitter": st.floats(min_value=0.0, max_value=1.0, exclude_max=True),
     "max_integration_steps": st.integers(min_value=1),
 }
-samplers = st.builds(HMC, trajectory_length=positive, **settings) | st.builds(
-    ChEES, initial_trajectory_length=positive, **settings
+samplers = (
+    st.builds(HMC, trajectory_length=positive, **settings)
+    | st.builds(ChEES, initial_trajectory_length=positive, **settings)
+    | st.builds(NUTS, max_tree_depth=st.integers(min_value=1, max_value=30), **tuning)
+    | st.builds(MALA, **tuning)
 )
 specs = st.builds(
     RunSpec,
@@ -88,6 +93,9 @@ def test_other_text_is_refused(text: str) -> None:
         *[(HMC, "target_acceptance_rate", value) for value in (0.0, 1.0, math.nan)],
         (HMC, "metric", "full"),
         (HMC, "max_integration_steps", 0),
+        *[(NUTS, "max_tree_depth", value) for value in (0, 31, 2.0)],
+        *[(sampler, "target_acceptance_rate", value) for sampler in (MALA, NUTS) for value in (0.0, 1.0)],
+        *[(sampler, "metric", "full") for sampler in (MALA, NUTS)],
         *[(Ray, "num_workers", value) for value in (0, -1, 1.5)],
         (Ray, "num_cpus_per_worker", 0),
         *[(Ray, "num_gpus_per_worker", value) for value in (-1, 2)],

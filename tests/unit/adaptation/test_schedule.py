@@ -1,21 +1,27 @@
 """Warm-up is divided without rest, and its windows grow."""
 
 import itertools
+from collections.abc import Callable
 
-from distmc.adaptation.schedule import build_schedule
+import pytest
+
+from distmc.adaptation.schedule import Schedule, build_schedule, build_schedule_of_short_steps
+
+divisions = pytest.mark.parametrize("divide", [build_schedule, build_schedule_of_short_steps])
 
 
-def test_parts_add_up_to_the_whole() -> None:
+@divisions
+def test_parts_add_up_to_the_whole(divide: Callable[[int], Schedule]) -> None:
     for num_warmup in range(2001):
-        schedule = build_schedule(num_warmup)
+        schedule = divide(num_warmup)
         assert schedule.num_warmup == num_warmup
         assert min(schedule.initial_buffer, schedule.final_buffer, *schedule.windows, 0) == 0
 
 
-def test_windows_grow_and_end_before_the_final_buffer() -> None:
+@divisions
+def test_windows_end_before_the_final_buffer(divide: Callable[[int], Schedule]) -> None:
     for num_warmup in range(20, 2001):
-        schedule = build_schedule(num_warmup)
-        assert all(later >= 2 * earlier for earlier, later in zip(schedule.windows, schedule.windows[1:], strict=False))
+        schedule = divide(num_warmup)
         assert schedule.windows[0] >= 10
         # The step size starts afresh after the last window and needs steps to settle.
         assert schedule.final_buffer >= num_warmup // 5
@@ -24,6 +30,21 @@ def test_windows_grow_and_end_before_the_final_buffer() -> None:
         assert tuple(later - earlier for earlier, later in itertools.pairwise(ends)) == schedule.windows
 
 
-def test_very_short_warmups_tune_the_step_size_alone() -> None:
+def test_windows_grow() -> None:
+    for num_warmup in range(20, 2001):
+        windows = build_schedule(num_warmup).windows
+        assert all(later >= 2 * earlier for earlier, later in itertools.pairwise(windows))
+
+
+def test_short_steps_get_many_short_windows_and_a_long_one() -> None:
+    for num_warmup in range(200, 2001):
+        windows = build_schedule_of_short_steps(num_warmup).windows
+        assert len(windows) >= len(build_schedule(num_warmup).windows)
+        assert len(set(windows[:-2])) == 1
+        assert 0.4 * num_warmup < windows[-1] < 0.6 * num_warmup
+
+
+@divisions
+def test_very_short_warmups_tune_the_step_size_alone(divide: Callable[[int], Schedule]) -> None:
     for num_warmup in range(20):
-        assert build_schedule(num_warmup).windows == ()
+        assert divide(num_warmup).windows == ()

@@ -1,9 +1,13 @@
-"""Everything here is computed in float64, as runs are."""
+"""Everything here is computed in float64, as runs are; modules of this folder can be imported."""
 
+import pathlib
+import sys
 from collections.abc import Iterator
 
 import jax
 import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,11 @@ from distmc.data.blocks import plan_blocks
 from distmc.errors import SpecError, StartError
 from distmc.model.density import serial_logdensity
 from distmc.model.transforms import Unconstrainer
+from distmc.samplers import NUTS
 from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.sampling.state import digest
 from distmc.sampling.worker import Worker, WorkerTask, require_enough_blocks
+from distmc.storage.schema import to_groups
 
 
 def advance(worker: Worker, chunk_length: int, num_steps: int) -> tuple[list[ChunkReport], list[ChunkArrays]]:
@@ -61,6 +63,25 @@ def test_chunks_end_where_a_phase_does(worker: Worker) -> None:
     assert (draws.chunk, draws.phase, draws.step, draws.num_steps) == (2, "draws", 70, 30)
     over = worker.advance(1000)
     assert (over.phase, over.step, over.num_steps) == ("draws", 70, 0)
+
+
+def test_statistics_of_trees_differ_between_chains(task: WorkerTask) -> None:
+    spec = dataclasses.replace(task.spec, sampler=NUTS(max_tree_depth=4))
+    worker = Worker(dataclasses.replace(task, spec=spec), 0, 1)
+    worker.load()
+    worker.compile()
+    worker.start()
+    report, arrays = worker.advance(30), worker.collect()
+    stored = to_groups(arrays.phase, arrays.draws, arrays.stats, None)
+    stats = {path.removeprefix("warmup_sample_stats/"): array for path, array in stored.items()}
+    n_steps, tree_depth, is_full = (stats[name] for name in ("n_steps", "tree_depth", "reached_max_tree_depth"))
+    assert n_steps.shape == tree_depth.shape == is_full.shape == (4, 30)
+    assert np.any(n_steps != n_steps[0])
+    assert np.all((2**tree_depth - 1 <= n_steps) & (n_steps < 2 ** (tree_depth + 1)))
+    assert is_full.dtype == bool
+    assert np.all(tree_depth[is_full] == 4)
+    # What the workers evaluated is what the chain with the largest tree needed.
+    assert report.num_integration_steps == np.mean(np.max(n_steps, axis=0))
 
 
 def test_where_chunks_end_changes_nothing(worker: Worker, whole: Any) -> None:

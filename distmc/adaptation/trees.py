@@ -1,0 +1,56 @@
+"""Warm-up for trajectories that end by themselves: trees stay small until the scales of the target are known.
+
+Under a metric that knows no scales, a trajectory turns back only after it has crossed the widest direction in steps
+made for the narrowest. A thousand evaluations for every step would go into positions that the metric
+forgets anyway.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from distmc.adaptation.warmup import Warmup, WarmupState
+from distmc.kernels.base import TreeParameters
+from distmc.types import Array
+
+# As many integration steps as trajectories of a set length have at that time.
+_DEPTH_BEFORE_METRIC = 4
+# With each metric the directions that are still unknown have become shorter, and may be four times as long as known.
+_DEPTH_FOR_EACH_METRIC = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TreeWarmup:
+    """A `Warmup` that also says how large trees may become; an `Adaptation`.
+
+    Attributes
+    ----------
+    warmup : Warmup
+        Tunes step size and metric; has no trajectory.
+    max_tree_depth : int
+        Most doublings once a metric is in force, and wherever none will be learned.
+    """
+
+    warmup: Warmup
+    max_tree_depth: int
+
+    def init(self, state: Any) -> WarmupState:
+        """Return the state before the first step."""
+        return self.warmup.init(state)
+
+    def parameters(self, state: WarmupState, step: Array) -> TreeParameters:
+        """Return the kernel's parameters for a step, counted from the start of the run."""
+        tuned = self.warmup.parameters(state, step)
+        ends = np.asarray(self.warmup.schedule.window_ends, np.int32)
+        early = _DEPTH_BEFORE_METRIC + _DEPTH_FOR_EACH_METRIC * jnp.sum(step > ends)
+        is_early = step <= max(ends, default=-1)
+        limit = jnp.where(is_early, jnp.minimum(early, self.max_tree_depth), self.max_tree_depth)
+        return TreeParameters(tuned.step_size, limit.astype(jnp.int32), tuned.metric)
+
+    def update(
+        self, state: WarmupState, step: Array, parameters: Any, before: Any, after: Any, info: Any
+    ) -> WarmupState:
+        """Learn from a step; leaves the state alone when warm-up has ended."""
+        return self.warmup.update(state, step, parameters, before, after, info)
