@@ -90,17 +90,20 @@ def check_likelihood(subject: Subject) -> list[Note]:
 
 def _compare_with_float32(subject: Subject) -> list[Note]:
     """Warn if a likelihood that is given float32 does most of its work in float64."""
-    contributions = functools.partial(subject.contributions, precision="mixed")
-    share = float64_share(jax.make_jaxpr(contributions)(subject.points[0]))
+    params = cast_floats(subject.unconstrainer.constrain(subject.points[0])[0], likelihood_dtype("mixed"))
+    contributions = functools.partial(row_contributions, subject.model)
+    share = float64_share(jax.make_jaxpr(contributions)(params, *subject.inputs("mixed")))
     subject.figures["float64_share"] = share
     if share <= _MUCH_FLOAT64:
         return []
     return [
         (
             "warning",
-            f"Given float32 it does {share:.0%} of its work in float64, so `mixed` precision gains little speed. A "
-            "`jnp.zeros`, `jnp.array` or NumPy constant inside is float64 by default: give it the type of a parameter "
-            "(`dtype=params[...].dtype`), or put it into the data's `constants`.",
+            f"Given float32 it does {share:.0%} of its work in float64, so `mixed` precision gains little speed. Some "
+            "of NumPyro's distributions, `Poisson` and `Binomial` among them, compute in float64 whatever they are "
+            "given: write their formula out. A `jnp.zeros`, `jnp.array` or NumPy constant inside is float64 by "
+            "default: give it the type of a parameter (`dtype=params[...].dtype`), or put it into the data's "
+            "`constants`.",
         )
     ]
 

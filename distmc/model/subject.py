@@ -67,16 +67,19 @@ class Subject:
         return starting_positions(self.model, num_points, self.spec.seed, self.initial)[:_NUM_POINTS]
 
     @functools.cached_property
-    def contributions(self) -> Callable[..., Array]:
-        """Compiled: from a position, and `precision="mixed"` if wanted, to the contributions of the rows examined."""
+    def contributions(self) -> Callable[[Array], Array]:
+        """Compiled: from a position to the contributions of the rows examined, in float64."""
 
-        def contributions(flat: Array, precision: Precision = "float64") -> Array:
-            dtype = likelihood_dtype(precision)
-            params = cast_floats(self.unconstrainer.constrain(flat)[0], dtype)
-            rows = cast_floats(self.some_data.rows, dtype)
-            return row_contributions(self.model, params, rows, cast_floats(self.data.constants or {}, dtype))
+        def contributions(flat: Array) -> Array:
+            params, _ = self.unconstrainer.constrain(flat)
+            return row_contributions(self.model, params, *self.inputs("float64"))
 
-        return jax.jit(contributions, static_argnames="precision")
+        return jax.jit(contributions)
+
+    def inputs(self, precision: Precision) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the rows examined and the constants in the type that a run evaluates them in."""
+        dtype = likelihood_dtype(precision)
+        return cast_floats(self.some_data.rows, dtype), cast_floats(self.data.constants or {}, dtype)
 
     @functools.cached_property
     def log_prior(self) -> Callable[[Array], Array]:

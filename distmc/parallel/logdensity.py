@@ -4,14 +4,12 @@ Rows enter only here. Each worker evaluates its own blocks at the same constrain
 gradients of all chains travel as one flat array through one exact sum; priors, Jacobians and the way back to
 unconstrained coordinates are replicated, in float64, after it, so that they are counted once.
 
-In mixed precision the rows see the parameters rounded to float32. Rounding moves, say, a row of a transition
-matrix off its simplex, which shifts the log-density by about 1e-8 for each observation: whole nats for large
-data. The shift is known to first order, since the gradient at the rounded parameters is at hand:
-``logp(p) = logp(r) + <grad logp(r), p - r>`` with the second order below 1e-14 for each observation.
+In what type rows are evaluated, and what is done about rounding, is decided in `distmc.model.shared`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +22,7 @@ from distmc.data.blocks import BlockPlan, pack_blocks
 from distmc.data.data import Data
 from distmc.model.density import cast_floats, likelihood_dtype, log_prior_density, masked_contributions
 from distmc.model.model import Model
+from distmc.model.shared import sum_and_gradient
 from distmc.model.transforms import Unconstrainer
 from distmc.parallel.canonical import isolated
 from distmc.parallel.reduction import BlockSum
@@ -141,11 +140,8 @@ class ShardedLogDensity:
             return logprior + loglikelihood, logdensity_grad
 
         params, _ = jax.vmap(constrain)(position)
-        row_params = cast_floats(params, likelihood_dtype(self.precision))
-        loglikelihood, grad = self._sum_over_rows(row_params, shard, constants)
-        rounding = jax.tree.map(lambda exact, rounded: exact - rounded, params, row_params)
-        correction = jnp.sum(_ravel_chains(rounding) * grad, axis=-1)
-        result: tuple[Array, Array] = finish(position, loglikelihood + correction, grad)
+        loglikelihood, grad = self._sum_over_rows(params, shard, constants)
+        result: tuple[Array, Array] = finish(position, loglikelihood, grad)
         return result
 
     def _sum_over_rows(
@@ -157,8 +153,8 @@ class ShardedLogDensity:
         def block_value(place: Array) -> Array:
             block = jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, place, keepdims=False), shard.buckets)
             # A block's arithmetic must not depend on what surrounds its loop; see `OrderedSum`.
-            own_params, own_block = lax.optimization_barrier((params, block))
-            value: Array = lax.optimization_barrier(self._block_value(own_params, own_block, constants))
+            inputs = lax.optimization_barrier((params, block, constants))
+            value: Array = lax.optimization_barrier(self._block_value(*inputs))
             return value
 
         shape = (num_chains, 1 + self.unconstrainer.num_constrained)
@@ -169,42 +165,19 @@ class ShardedLogDensity:
         self, params: ConstrainedParameters, block: tuple[dict[str, Array], ...], constants: Mapping[str, Any]
     ) -> Array:
         """Log-likelihood and gradient of one block, (num_chains, 1 + num_constrained)."""
+        contributions = functools.partial(masked_contributions, self.model)
+
+        def bucket_value(params: ConstrainedParameters, bucket: dict[str, Array]) -> Array:
+            value, grad = sum_and_gradient(contributions, params, bucket, constants, self.precision)
+            return jnp.concatenate([value[None], ravel_pytree(grad)[0]])
+
         total = jnp.zeros((), jnp.float64)
         for bucket in block:
-
-            def contributions(params: ConstrainedParameters, bucket: dict[str, Array] = bucket) -> Array:
-                return masked_contributions(self.model, params, bucket, constants)
-
-            rows, pull_back = jax.vjp(jax.vmap(_with_hidden_constants(contributions)), params)
-            (grad,) = pull_back(jnp.ones_like(rows))
-            value = jnp.sum(rows, axis=-1, dtype=jnp.float64)
-            total = total + jnp.concatenate([value[:, None], _ravel_chains(grad).astype(jnp.float64)], axis=1)
+            total = total + jax.vmap(bucket_value, in_axes=(0, None))(params, bucket)
         return total
 
 
-def _with_hidden_constants(
-    contributions: Callable[[ConstrainedParameters], Array],
-) -> Callable[[ConstrainedParameters], Array]:
-    """Hide arrays that a log-likelihood closes over from the compiler.
-
-    It rewrites arithmetic on arrays that it knows, and not in the same way in programs for other numbers of workers.
-    """
-
-    def hidden(params: ConstrainedParameters) -> Array:
-        traced = jax.make_jaxpr(contributions)(params)
-        constants = lax.optimization_barrier(traced.consts)
-        (rows,) = jax.core.eval_jaxpr(traced.jaxpr, constants, *jax.tree.leaves(params))
-        return jnp.asarray(rows)
-
-    return hidden
-
-
-def _ravel_chains(params: PyTree) -> Array:
-    """Flatten each chain's parameters, (num_chains, num_constrained)."""
-    return jax.vmap(lambda chain: ravel_pytree(chain)[0])(params)
-
-
 def _unravel_chains(flat: Array, like: PyTree) -> PyTree:
-    """Undo `_ravel_chains`."""
+    """Return each chain's parameters, shaped as `like`, from (num_chains, num_constrained)."""
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], like))[1]
     return jax.vmap(unravel)(flat)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 from jax.sharding import PartitionSpec
 
@@ -213,11 +214,111 @@ def test_logistic_regression() -> None:
     _require_precise(case, _density(case, "float64"), nats=1e7, num_chains=1)
 
 
-def test_check_warns_where_rows_share_a_rounding() -> None:
-    # The logarithm and the reciprocal of a scale are rounded alike in every row, so errors add up instead of
-    # cancelling. Incomes, say, in some currency: a residual of 20,000 makes eleven nats a row.
-    data = regression.simulate(900_000, sd=20_000.0)
-    report = distmc.check(regression.build_model(), data)
+def _linear(num_rows: int) -> Case:
+    """Incomes, say, in some currency: a residual of 20,000 makes eleven nats a row."""
+    sd = 20_000.0
+    truth = {"weights": sd * np.array(regression.WEIGHTS), "variance": np.asarray(sd**2)}
+    return Case(model=regression.build_model(), data=regression.simulate(num_rows, sd=sd), truth=truth)
+
+
+def _student(num_rows: int) -> Case:
+    """The same with outliers, whose degrees of freedom are a parameter too."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(num_rows, np.float32)
+    y = (20_000.0 * (0.5 * x + rng.standard_t(4.0, num_rows))).astype(np.float32)
+
+    def likelihood(params: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
+        return dist.StudentT(params["df"], params["slope"] * data["x"], params["scale"]).log_prob(data["y"])
+
+    priors = {"df": dist.Gamma(2.0, 0.1), "slope": distmc.Parameter(), "scale": dist.HalfNormal(1e5)}
+    truth = {"df": 4.0, "slope": 10_000.0, "scale": 20_000.0}
+    return Case(model=distmc.Model(priors, likelihood), data=distmc.Data(rows={"x": x, "y": y}), truth=truth)
+
+
+def _poisson(num_rows: int) -> Case:
+    """Counts of a few, with a covariate."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(num_rows, np.float32)
+    y = rng.poisson(np.exp(1.4 + 0.3 * x)).astype(np.int16)
+
+    def likelihood(params: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
+        log_rate = params["intercept"] + params["slope"] * data["x"]
+        count = data["y"].astype(log_rate.dtype)
+        return count * log_rate - jnp.exp(log_rate) - jax.scipy.special.gammaln(count + 1)
+
+    priors = {"intercept": dist.Normal(0.0, 5.0), "slope": dist.Normal(0.0, 5.0)}
+    truth = {"intercept": 1.4, "slope": 0.3}
+    return Case(model=distmc.Model(priors, likelihood), data=distmc.Data(rows={"x": x, "y": y}), truth=truth)
+
+
+def _hierarchical(num_rows: int, num_groups: int = 50) -> Case:
+    """Groups around a common mean, written without their correlation with the spread between them."""
+    rng = np.random.default_rng(0)
+    offset = rng.normal(size=num_groups)
+    group = rng.integers(0, num_groups, num_rows).astype(np.int16)
+    y = (30_000.0 + 5_000.0 * offset[group] + 20_000.0 * rng.standard_normal(num_rows)).astype(np.float32)
+
+    def likelihood(params: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
+        mean = params["mean"] + params["spread"] * params["offset"]
+        return dist.Normal(mean[data["group"]], params["scale"]).log_prob(data["y"])
+
+    priors = {
+        "mean": dist.Normal(0.0, 1e5),
+        "spread": dist.HalfNormal(1e5),
+        "offset": dist.Normal(0.0, 1.0).expand([num_groups]),
+        "scale": dist.HalfNormal(1e5),
+    }
+    truth = {"mean": 30_000.0, "spread": 5_000.0, "offset": offset, "scale": 20_000.0}
+    return Case(model=distmc.Model(priors, likelihood), data=distmc.Data(rows={"group": group, "y": y}), truth=truth)
+
+
+@pytest.mark.parametrize(
+    ("build", "num_rows", "nats"),
+    [
+        (_linear, 900_000, 1e7),
+        (_linear, 9_000_000, 1e8),
+        (_student, 870_000, 1e7),
+        (_poisson, 5_000_000, 1e7),
+        (_hierarchical, 900_000, 1e7),
+    ],
+)
+def test_regressions(build: Callable[[int], Case], num_rows: int, nats: float) -> None:
+    case = build(num_rows)
+    _require_precise(case, _density(case, "float64"), nats=nats, num_chains=1)
+
+
+def _growth(num_rows: int) -> Case:
+    """Growth over calendar years: the exponent is large, and float32 leaves it few digits after the point."""
+    rng = np.random.default_rng(0)
+    year = rng.uniform(1900.0, 2020.0, num_rows).astype(np.float32)
+    size = np.exp(0.02 * year.astype(np.float64) - 39.2)
+
+    def likelihood(params: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
+        expected = jnp.exp(params["rate"] * data["year"] - params["offset"])
+        return dist.Normal(expected, params["scale"]).log_prob(data["size"])
+
+    priors = {"rate": dist.HalfNormal(1.0), "offset": dist.Normal(0.0, 100.0), "scale": dist.HalfNormal(1.0)}
+    truth = {"rate": 0.02, "offset": 39.2, "scale": 0.002}
+    rows = {"year": year, "size": (size + 0.002 * rng.normal(size=num_rows)).astype(np.float32)}
+    return Case(model=distmc.Model(priors, likelihood), data=distmc.Data(rows=rows), truth=truth)
+
+
+def _finding(case: Case) -> Any:
+    initial = {name: np.asarray(value) for name, value in case.truth.items()}
+    report = distmc.check(case.model, case.data, initial=initial)
     (finding,) = [finding for finding in report.findings if finding.name == "precision"]
+    return finding
+
+
+def test_check_warns_where_rows_themselves_need_more_digits() -> None:
+    case = _growth(1_000_000)
+    trajectory = _integrate(_density(case, "mixed"), case, num_chains=2)
+    off = trajectory.energy_error - _reference(_density(case, "float64"), trajectory)
+    assert np.max(np.abs(off)) > 2 * ALLOWED
+    finding = _finding(case)
     assert finding.outcome == "warning"
     assert 'precision="float64"' in finding.message
+
+
+def test_check_does_not_warn_where_only_shared_numbers_would() -> None:
+    assert _finding(_linear(900_000)).outcome == "ok"

@@ -1,17 +1,19 @@
 """What `check` and `cheap_checks` find, one defect at a time."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
 
-from distmc.data.blocks import plan_blocks
 from distmc.data.data import Data
 from distmc.errors import DataError, ModelError, StartError
-from distmc.model.density import serial_logdensity
+from distmc.model.density import cast_floats, likelihood_dtype, row_contributions
 from distmc.model.model import Model
 from distmc.model.preflight import cheap_checks, check
+from distmc.model.shared import sum_and_gradient
 from distmc.model.transforms import Unconstrainer
 from distmc.spec import RunSpec
 
@@ -216,6 +218,16 @@ def test_double_precision_inside_mixed_is_a_warning_but_adding_in_it_is_not(line
     assert outcomes(double)["likelihood"] == "ok"
 
 
+def test_distributions_that_always_compute_in_float64_are_a_warning_that_says_so(linear_priors, linear_data):
+    def poisson(params, data):
+        return dist.Poisson(jnp.exp(params["intercept"] + data["x"] @ params["slope"])).log_prob(data["count"])
+
+    counts = Data(rows={"x": linear_data.rows["x"], "count": np.arange(50) % 4})
+    report = check(Model(linear_priors, poisson), counts)
+    assert "`Poisson`" in message_of(report, "likelihood")
+    assert "whatever they are given" in message_of(report, "likelihood")
+
+
 def test_large_padding_is_a_warning(linear_model, linear_data):
     report = check(linear_model, linear_data, RunSpec(num_blocks=128))
     assert report.ok
@@ -233,26 +245,50 @@ def test_only_some_rows_of_large_data_are_evaluated(linear_model):
     assert "of 5000 rows" in next(finding.message for finding in report.findings if finding.name == "gradient")
 
 
-@pytest.mark.parametrize(("offset", "is_precise"), [(1.0, True), (1e3, False)])
+@pytest.mark.parametrize(("offset", "is_precise"), [(1.0, True), (1e3, True), (1e4, False)])
 def test_precision_is_judged_as_the_whole_data_would(linear_priors, linear_model, offset, is_precise):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(20_000, 2))
-    data = Data(rows={"x": x, "y": offset + x @ [1.0, 2.0] + rng.normal(size=20_000)})
     model = Model({**linear_priors, "intercept": dist.Normal(offset, 5.0)}, linear_model.log_likelihood)
+    data = many_rows(offset)
     report = check(model, data)
     assert report.ok
     assert (outcomes(report)["precision"] == "ok") is is_precise
     estimated = report.figures["precision_error"]
-    true = true_precision_error(model, data, offset)
-    assert true / 10 < estimated < 10 * true
+    true = true_precision_error(model, data, {"intercept": offset, "slope": np.array([1.0, 2.0]), "scale": 1.0})
+    assert true / 3 < estimated < 3 * true
 
 
-def true_precision_error(model, data, offset):
+def test_what_rows_have_in_common_counts_once_for_each(linear_priors, linear_model):
+    # A function with a gradient of its own is evaluated in float32, and its rounding shared by all rows.
+    def softened(params, data):
+        return linear_model.log_likelihood(params | {"scale": jax.nn.softplus(params["scale"])}, data)
+
+    model = Model({**linear_priors, "scale": dist.Normal()}, softened)
+    data = many_rows(0.0)
+    estimated = check(model, data).figures["precision_error"]
+    own = check(linear_model, data).figures["precision_error"]
+    scale = np.log(np.expm1(1.0))
+    true = true_precision_error(model, data, {"intercept": 0.0, "slope": np.array([1.0, 2.0]), "scale": scale})
+    assert estimated > 5 * own
+    assert true / 3 < estimated < 3 * true
+
+
+def many_rows(offset):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 2))
+    return Data(rows={"x": x, "y": offset + x @ [1.0, 2.0] + rng.normal(size=20_000)})
+
+
+def true_precision_error(model, data, centre):
     """Return the root mean square error of differences over all rows between points of the posterior."""
-    centre = {"intercept": offset, "slope": np.array([1.0, 2.0]), "scale": 1.0}
-    mode = np.asarray(Unconstrainer(model).unconstrain(centre))
-    plan = plan_blocks(data)
-    double, mixed = (jax.jit(serial_logdensity(model, data, plan, p)) for p in ("float64", "mixed"))
+    unconstrainer = Unconstrainer(model)
+    mode = np.asarray(unconstrainer.unconstrain(centre))
+
+    def log_likelihood(flat, precision):
+        rows = cast_floats(data.rows, likelihood_dtype(precision))
+        params, _ = unconstrainer.constrain(flat)
+        return sum_and_gradient(functools.partial(row_contributions, model), params, rows, {}, precision)[0]
+
+    double, mixed = (jax.jit(functools.partial(log_likelihood, precision=p)) for p in ("float64", "mixed"))
     rng = np.random.default_rng(1)
     errors = []
     for _ in range(30):
