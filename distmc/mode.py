@@ -58,6 +58,8 @@ class Optimum:
         Where each start has ended; starts that differ by nats have found different modes.
     hessian : float64 array (num_dimensions, num_dimensions) or None
         Second derivatives of the log-density at the mode, if asked for.
+    model : Model
+        Whose mode it is.
     """
 
     params: dict[str, NumpyArray]
