@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distmc.data.data import Data
+from distmc.errors import SpecError
 from distmc.model.model import Model
 from distmc.samplers import ChEES, Sampler, sampler_named
 from distmc.spec import Local, Placement, Precision, RunSpec
@@ -101,6 +102,7 @@ def sample(
     from distmc.run import Run
     from distmc.storage import doubt_about, open_run
 
+    _require_function(callback)
     spec = RunSpec(
         sampler=_sampler_of(sampler),
         num_chains=num_chains,
@@ -129,6 +131,11 @@ def sample(
     tree.close()
     shutil.rmtree(temporary)
     return tree
+
+
+def _require_function(callback: object) -> None:
+    if callback is not None and not callable(callback):
+        raise SpecError(f"`callback={callback!r}` is not a function; give `fn(report, draws)`.")
 
 
 def _sampler_of(sampler: Sampler | str | None) -> Sampler:

@@ -34,6 +34,13 @@ def require_number(owner: object, name: str) -> None:
     object.__setattr__(owner, name, value)
 
 
+def require_flag(owner: object, name: str) -> None:
+    """Refuse a setting that is neither true nor false."""
+    value = getattr(owner, name)
+    if not isinstance(value, bool):
+        raise SpecError(f"`{name}={value!r}` must be True or False.")
+
+
 def require_choice(owner: object, name: str, choices: tuple[str, ...]) -> None:
     """Refuse a setting that is none of the choices."""
     value = getattr(owner, name)

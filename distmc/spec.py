@@ -10,11 +10,12 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from distmc.climbs import Climb
 from distmc.errors import SpecError
-from distmc.ranges import require_choice, require_count, require_positive
+from distmc.ranges import require_choice, require_count, require_flag, require_positive
 from distmc.samplers import SAMPLERS, ChEES, Sampler
 
 Precision: TypeAlias = Literal["mixed", "float64"]
 Reduction: TypeAlias = Literal["ordered", "fast"]
+_LARGEST_SEED = (1 << 63) - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,9 @@ class RunSpec:
         require_count(self, "num_draws", minimum=1)
         require_count(self, "thin", minimum=1)
         require_count(self, "seed", minimum=0)
+        if self.seed > _LARGEST_SEED:
+            raise SpecError(f"`seed={self.seed}` must be below 2**63, which is all that the random generator takes.")
+        require_flag(self, "keep_unconstrained")
         require_choice(self, "precision", get_args(Precision))
         require_choice(self, "reduction", get_args(Reduction))
         if self.num_blocks is not None:
@@ -161,6 +165,8 @@ class Ray:
                 f"`num_gpus_per_worker={self.num_gpus_per_worker}`: a worker owns one device; "
                 "ask for more workers instead."
             )
+        if self.address is not None and not isinstance(self.address, str):
+            raise SpecError(f'`address={self.address!r}` must be text: "host:port", "auto" or "local".')
         require_positive(self, "start_timeout_seconds")
         require_positive(self, "hang_timeout_seconds")
 

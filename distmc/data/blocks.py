@@ -24,6 +24,7 @@ _MAX_NUMBERS_PER_BLOCK = 1 << 19
 _USUAL_BLOCKS = 64
 _ROWS_WORTH_A_BLOCK = 16
 _FEWEST_BLOCKS = 8
+_MOST_BLOCKS_FOR_FEW_ROWS = 1 << 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def plan_blocks(data: Data, num_blocks: int | None = None) -> BlockPlan:
     Raises
     ------
     SpecError
-        If `num_blocks` is not a power of two.
+        If `num_blocks` is not a power of two, or far too large.
 
     Notes
     -----
@@ -103,6 +104,11 @@ def plan_blocks(data: Data, num_blocks: int | None = None) -> BlockPlan:
     chosen = _default_num_blocks(data) if num_blocks is None else num_blocks
     if chosen < 1 or chosen & (chosen - 1):
         raise SpecError(f"`num_blocks={chosen}` is not a power of two, which the fixed summation tree needs.")
+    if chosen > max(_MOST_BLOCKS_FOR_FEW_ROWS, 2 * data.num_rows):
+        raise SpecError(
+            f"`num_blocks={chosen}` is far more than there are rows ({data.num_rows}), so most blocks would be "
+            "padding; use fewer."
+        )
     lengths = data.lengths
     if lengths is None:
         orders: list[NumpyArray] = [np.arange(data.num_rows, dtype=np.int64)]

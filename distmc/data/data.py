@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -222,7 +222,11 @@ def _require_row_axis(rows: dict[str, NumpyArray]) -> None:
 
 
 def _as_names(what: str, names: Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+    if isinstance(names, str):
+        return (names,)
+    if not isinstance(names, Iterable):
+        raise DataError(f"`{what}={names!r}` is no list of names; give those of row variables.")
+    return tuple(names)
 
 
 def _require_known_rows(what: str, names: tuple[str, ...], rows: dict[str, NumpyArray]) -> None:

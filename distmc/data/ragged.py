@@ -1,6 +1,6 @@
 """Sequences of different lengths, packed into the rectangle that arrays need."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,10 @@ def ragged(sequences: Sequence[Any], name: str = "sequence", *, length: str = "l
     """
     if name == length:
         raise DataError(f"`name` and `length` are both {name!r}; the two variables need different names.")
+    if not isinstance(sequences, Iterable):
+        raise DataError(
+            f"`sequences` is of type `{type(sequences).__name__}`; give a list of arrays, one for each row."
+        )
     arrays = [np.asarray(sequence) for sequence in sequences]
     if not arrays:
         raise DataError("`sequences` is empty; at least one sequence is needed.")

@@ -166,6 +166,11 @@ def summarise(tree: xr.DataTree, var_names: Sequence[str] | None = None) -> Summ
 
 
 def _posterior(tree: xr.DataTree, var_names: Sequence[str] | None) -> xr.Dataset:
+    if not isinstance(tree, xr.DataTree):
+        raise InputError(
+            f"`tree` is of type `{type(tree).__name__}`; give the DataTree that `distmc.sample` or `distmc.open_run` "
+            "returned."
+        )
     if "posterior" not in tree.children or not tree["posterior"].sizes.get("draw"):
         raise InputError(
             "The tree has no group `posterior` with draws, so there is nothing to summarise; the run has not come "

@@ -34,10 +34,7 @@ def log_prior_density(model: Model, params: ConstrainedParameters) -> Array:
     total = jnp.zeros((), dtype=jnp.result_type(float))
     for name, parameter in model.parameters.items():
         if not isinstance(parameter, Parameter):
-            # A normalising constant that is worked out by the compiler can come out with other last bits in
-            # programs for other numbers of workers; behind a barrier it is worked out at run time.
-            prior = jax.tree.map(lambda value: jax.lax.optimization_barrier(jnp.asarray(value)), parameter)
-            total = total + jnp.sum(prior.log_prob(params[name]))
+            total = total + jnp.sum(parameter.log_prob(params[name]))
     if model.log_prior is None:
         return total
     output = require_real("log_prior", output_of("log_prior", model.log_prior, dict(params)), "one real number")

@@ -20,6 +20,7 @@ from distmc.spec import Ray
 
 _QUIET: Mapping[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _LISTENER_SECONDS = 10.0
+_LARGEST_PORT = 65535
 
 
 @contextlib.contextmanager
@@ -79,9 +80,15 @@ def _connect(on: Ray) -> bool:
 
 def _require_listener(address: str) -> None:
     """Raise `OSError` soon if nothing listens at ``host:port``; Ray itself would try for a minute, and then abort."""
+    if address == "auto":
+        return
     host, _, port = address.rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_LISTENER_SECONDS).close()
+    if not host or not port.isdecimal() or int(port) > _LARGEST_PORT:
+        raise SpecError(
+            f'`address={address!r}` is not that of a Ray cluster; give "host:port" with the port of its head, "auto" '
+            'to find one, or "local" to start one on this machine.'
+        )
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_LISTENER_SECONDS).close()
 
 
 def _require_same_cluster(on: Ray) -> None:

@@ -19,8 +19,13 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var, jaxpr_as_fun
 
 from distmc.types import Array, PyTree
 
-# Arithmetic with these is exact, whoever does it.
+# Arithmetic with these is exact, whoever does it; functions of them, named below, are not.
 _EXACT = (0.0, 1.0, -1.0)
+_ROUNDED = frozenset(
+    "acos acosh asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt cos cosh digamma erf erf_inv erfc exp exp2 expm1 "
+    "igamma igammac lgamma log log1p logistic polygamma pow regularized_incomplete_beta rsqrt sin sinh sqrt tan tanh "
+    "zeta".split()
+)
 # Names that JAX gives to calls of functions, and where it keeps what they call. Their derivatives have been taken.
 _CALLS = {
     "jit": "jaxpr",
@@ -95,11 +100,21 @@ class _Evaluation:
         values: dict[Any, Any] = dict(zip(jaxpr.constvars, map(self._hide, program.consts), strict=True))
         values |= zip(jaxpr.invars, inputs, strict=True)
 
+        known: set[Any] = set()
+
         def read(atom: Any) -> Any:
             return self._hide(atom.val) if isinstance(atom, Literal) else values[atom]
 
+        def is_known(atom: Any) -> bool:
+            return _is_exact(atom.val) if isinstance(atom, Literal) else atom in known
+
         for equation in jaxpr.eqns:
             operands, name = [read(atom) for atom in equation.invars], equation.primitive.name
+            if name in _ROUNDED:
+                pairs = zip(operands, equation.invars, strict=True)
+                operands = [self._chosen(value) if is_known(atom) else value for value, atom in pairs]
+            elif all(map(is_known, equation.invars)):
+                known.update(equation.outvars)
             if name in _CALLS:
                 results = self.of(_closed(equation.params[_CALLS[name]]), operands)
             else:
@@ -109,16 +124,18 @@ class _Evaluation:
 
     def _hide(self, value: Any) -> Any:
         """Return a value that the compiler knows as one that it does not know."""
-        if isinstance(value, jax.core.Tracer) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        if isinstance(value, jax.core.Tracer) or not _is_real(value):
             return value
         if np.ndim(value) == 0:
             return self._numbers.get(_key(value), value)
         return self._chosen(value)
 
     def _chosen(self, value: Any) -> Array:
+        if not _is_real(value):
+            return jnp.asarray(value)
         return lax.select(
             jnp.broadcast_to(self._never, np.shape(value)),
-            jnp.full(np.shape(value), jnp.nan, value.dtype),
+            jnp.full(np.shape(value), jnp.nan, jnp.result_type(value)),
             jnp.asarray(value),
         )
 
@@ -161,13 +178,22 @@ def _numbers(jaxpr: Any) -> dict[tuple[str, float], Any]:
     found = {
         _key(value): value
         for value in values
-        if jnp.issubdtype(value.dtype, jnp.floating) and float(value) not in _EXACT and math.isfinite(value)
+        if _is_real(value) and not _is_exact(value)
     }
     for equation in jaxpr.eqns:
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
             if _is_program(inner):
                 found |= _numbers(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
     return found
+
+
+def _is_real(value: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(value), jnp.floating)
+
+
+def _is_exact(number: Any) -> bool:
+    """Say whether a number is left in the text: arithmetic with it is exact, or it is none to reckon with."""
+    return not _is_real(number) or float(number) in _EXACT or not math.isfinite(number)
 
 
 def _is_program(value: Any) -> bool:
@@ -180,7 +206,7 @@ def _key(value: Any) -> tuple[str, float]:
 
 def _quotient(equation: Any, operands: list[Any]) -> list[Any]:
     numerator, divisor = operands
-    if not jnp.issubdtype(jnp.result_type(divisor), jnp.floating):
+    if not _is_real(divisor):
         return _as_it_is(equation, operands)
     return [jnp.multiply(numerator, lax.integer_pow(jnp.asarray(divisor), -1))]
 

@@ -313,6 +313,8 @@ def worker_environment(
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
+        # NumPyro flattens distributions in the order of a set; workers of one run must compile one program.
+        "PYTHONHASHSEED": "0",
     }
 
 

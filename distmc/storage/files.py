@@ -87,7 +87,7 @@ def describe(error: BaseException) -> str:
     """Return the cause of an error in a few words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    return str(error).rstrip(".") or type(error).__name__
 
 
 def flush_directory(path: Path) -> None:

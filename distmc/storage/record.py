@@ -128,5 +128,7 @@ class RunRecord:
             fields["layout"] = Layout(**fields["layout"])
             fields["generations"] = tuple(Generation(**generation) for generation in fields["generations"])
             return cls(**fields)
-        except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+        except KeyError as error:
+            raise RunDirectoryError(f"The record is not one of a distmc run: it has no field {error}.") from error
+        except (ValueError, TypeError, AttributeError, InputError) as error:
             raise RunDirectoryError(f"The record is not one of a distmc run: {error}.") from error

@@ -371,6 +371,8 @@ def _taken(path: Path, old: RunRecord, new: RunRecord) -> str:
 
 
 def _local_path(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
+        raise RunDirectoryError(f"{path!r} is not a path; give that of a directory.")
     text = os.fspath(path)
     if "://" in text:
         raise RunDirectoryError(

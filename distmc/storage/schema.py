@@ -65,6 +65,8 @@ class Layout:
     def __post_init__(self) -> None:
         """Turn sequences into tuples and refuse what cannot be stored."""
         object.__setattr__(self, "shapes", {name: tuple(map(int, shape)) for name, shape in self.shapes.items()})
+        for what in ("dims", "coords"):
+            _require_lists(what, getattr(self, what))
         object.__setattr__(self, "dims", {name: _texts(dims) for name, dims in self.dims.items()})
         object.__setattr__(self, "coords", {dim: _plain(labels) for dim, labels in self.coords.items()})
         self._check_names()
@@ -126,6 +128,14 @@ class Layout:
                     f"{sizes.get(dim, 'unknown, as no parameter has it')}; give one label for each place, "
                     "all of them text or all of them numbers."
                 )
+
+
+def _require_lists(what: str, given: object) -> None:
+    if not isinstance(given, Mapping):
+        raise ModelError(f"`{what}={given!r}` must be a mapping from names to lists.")
+    for name, values in given.items():
+        if not isinstance(values, Iterable):
+            raise ModelError(f"`{what}` gives `{name}` {values!r}; it must be a list.")
 
 
 def _texts(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ Two formats say the same thing:
 
 import os
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def read_data(path: str | os.PathLike[str]) -> Data:
     try:
         rows, constants, options = read(file)
     except _UNREADABLE as error:
-        raise DataError(f"The file of data `{file}` could not be read: {describe(error)}.") from error
+        raise DataError(f"The file of data `{file}` could not be read: {describe(error)}. {_form(file)}") from error
     if not rows:
         raise DataError(f"The file of data `{file}` has no row variables. {_rule(file)}")
     try:
@@ -68,22 +68,22 @@ def read_data(path: str | os.PathLike[str]) -> Data:
         raise DataError(f"The file of data `{file}` cannot be used. {error}") from error
 
 
-def write_data(path: str | os.PathLike[str], data: Data) -> None:
+def write_data(path: str | os.PathLike[str], data: Data | Mapping[str, Any]) -> None:
     """Write data to a file that `read_data` turns back into equal data.
 
     Parameters
     ----------
     path : str or path
         A file name that ends in ``.npz`` or ``.nc``.
-    data : Data
-        What to write.
+    data : Data or mapping of array
+        What to write; a mapping means that all of it is rows.
 
     Raises
     ------
     DataError
         If the name ends otherwise, a variable's name does not suit the format, or the file cannot be written.
     """
-    file = _data_path(path)
+    file, data = _data_path(path), Data.coerce(data)
     _check_names(file, data)
     write: Callable[[Path, Data], None] = _write_npz if file.suffix == ".npz" else _write_netcdf
     try:
@@ -94,16 +94,22 @@ def write_data(path: str | os.PathLike[str], data: Data) -> None:
 
 
 def _data_path(path: str | os.PathLike[str]) -> Path:
+    if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
+        raise DataError(f"{path!r} is not a path; give that of an .npz or .nc file.")
     file = Path(path).expanduser()
     if file.suffix not in (".npz", ".nc"):
+        ending = f"ends in `{file.suffix}`" if file.suffix else "has no ending"
         raise DataError(
-            f"`{file}` ends in {file.suffix or 'nothing'!r}; a file of data ends in `.npz` (NumPy) or `.nc` (netCDF). "
+            f"`{file}` {ending}; a file of data ends in `.npz` (NumPy) or `.nc` (netCDF). "
             "Convert it, for instance with numpy.savez or xarray."
         )
     return file
 
 
 def _read_npz(path: Path) -> tuple[dict[str, NumpyArray], dict[str, NumpyArray], dict[str, Any]]:
+    # Anything that is no archive NumPy would take for an array or a pickle.
+    with zipfile.ZipFile(path):
+        pass
     with np.load(path, allow_pickle=False) as entries:
         arrays = {name: entries[name] for name in entries.files}
     named = {option: arrays.pop(f"__{option}__") for option in _OPTIONS if f"__{option}__" in arrays}
@@ -178,6 +184,12 @@ def _check_names(file: Path, data: Data) -> None:
                 f"The variable `{name}` cannot be written to `{file}`: slashes, names like `__length__` and, in .nc "
                 f"files, the name `{ROW}` have a meaning of their own there. Rename it."
             )
+
+
+def _form(file: Path) -> str:
+    if file.suffix == ".npz":
+        return "It must be an archive of arrays of numbers, as numpy.savez writes it."
+    return "It must be a file in netCDF's format."
 
 
 def _rule(file: Path) -> str:

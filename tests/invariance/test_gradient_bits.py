@@ -53,7 +53,8 @@ def offsets(params: Any, data: Any) -> Any:
 
 def looped(params: Any, data: Any) -> Any:
     def body(total: Any, number: Any) -> tuple[Any, None]:
-        return total + dist.Normal(params["level"] / 3.0, 0.7).log_prob(data["y"] / 30.0) * number / 3.0, None
+        spread = 0.7 + params["weight"]
+        return total + dist.Normal(params["level"] / 3.0, spread).log_prob(data["y"] / 30.0) * number / 3.0, None
 
     return jax.lax.scan(body, jnp.zeros_like(data["y"]), jnp.linspace(0.1, 1.3, 5, dtype=data["y"].dtype))[0]
 
@@ -71,7 +72,7 @@ MODELS: dict[str, tuple[dict[str, Any], Callable[..., Any]]] = {
         {"level": dist.Normal(0.1, 3.0), "spread": dist.Gamma(2.5, 1.3), "site": dist.Normal(0.0, 1.0).expand([7])},
         lambda p, d: dist.Normal(p["level"] + p["spread"] * p["site"][d["count"] % 7], 11.0).log_prob(d["y"]),
     ),
-    "loop": ({"level": dist.Normal(0.1, 3.0)}, looped),
+    "loop": ({"level": dist.StudentT(1.0, 0.0, 1.0), "weight": dist.Gamma(1.0, 1.0)}, looped),
     "hidden Markov": (
         {"stay": dist.Beta(2.5, 1.3), "emission": dist.Dirichlet(np.full((2, 7), 1.7)).to_event(1)},
         lambda p, d: hmm.categorical(

@@ -142,6 +142,10 @@ def test_starting_values_that_cannot_be_used(initial: Any, words: str) -> None:
         ("num_warmup", -1),
         ("num_draws", 0),
         ("seed", -1),
+        ("seed", 2**63),
+        ("num_blocks", 2**40),
+        ("keep_unconstrained", "yes"),
+        ("callback", 3),
         ("num_blocks", 3),
         ("precision", "float16"),
         ("sampler", "Nuts2"),
@@ -150,6 +154,16 @@ def test_starting_values_that_cannot_be_used(initial: Any, words: str) -> None:
 def test_settings_that_cannot_be_used(name: str, value: Any) -> None:
     with pytest.raises(SpecError, match=f"`{name}="):
         _sample(**{name: value})
+
+
+@pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize(
+    "data",
+    [lambda: distmc.Data(rows=_rows(), missing=3), lambda: distmc.ragged(None), lambda: distmc.ragged(7)],  # type: ignore[arg-type]
+)
+def test_lists_that_are_none(data: Callable[[], Any]) -> None:
+    with pytest.raises(DataError, match="list"):
+        _sample(data=data())
 
 
 @pytest.mark.usefixtures("nothing_starts")
@@ -173,7 +187,15 @@ def test_more_workers_than_blocks() -> None:
 @pytest.mark.usefixtures("nothing_starts")
 @pytest.mark.parametrize(
     ("names", "words"),
-    [({"dims": {"mean": ["a"]}}, "mean"), ({"dims": {"means": ["a"]}}, "means"), ({"coords": {"a": []}}, "a")],
+    [
+        ({"dims": {"mean": ["a"]}}, "mean"),
+        ({"dims": {"means": ["a"]}}, "means"),
+        ({"dims": "mean"}, "`dims='mean'` must be a mapping"),
+        ({"dims": {"mean": 3}}, "`dims` gives `mean` 3; it must be a list"),
+        ({"coords": {"a": []}}, "a"),
+        ({"coords": ["a"]}, "must be a mapping"),
+        ({"coords": {"a": 3}}, "must be a list"),
+    ],
 )
 def test_names_of_axes_that_do_not_fit(names: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):

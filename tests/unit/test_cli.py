@@ -75,6 +75,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     y = np.random.default_rng(0).normal(size=(64, 2))
     np.savez(folder / "data.npz", y=y)
     np.savez(folder / "nan.npz", y=np.where(y > 2.0, np.nan, y))
+    np.save(folder / "array.npy", y)
+    (folder / "array.npy").rename(folder / "array.npz")
     (folder / "damaged.npz").write_bytes(b"PK nothing of the kind")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -127,7 +129,9 @@ def test_help_comes_at_once_and_lists_the_commands() -> None:
         (["tiny.py:no_such_row", "--data", "data.npz"], ["raised KeyError", "`log_likelihood`"]),
         (["tiny.py", "--data", "none.npz"], ["`none.npz` does not exist"]),
         (["tiny.py", "--data", "damaged.npz"], ["`damaged.npz` could not be read"]),
+        (["tiny.py", "--data", "array.npz"], ["`array.npz` could not be read", "It must be an archive"]),
         (["tiny.py", "--data", "nan.npz"], ["`y` is NaN"]),
+        (["tiny.py", "--data", "data.npz", "--seed", str(2**64)], ["must be below 2**63"]),
         (["tiny.py", "--data", "data.npz", "--chains", "0"], ["`num_chains=0` must be a whole number of at least 2"]),
         (["tiny.py", "--data", "data.npz", "--blocks", "3"], ["`num_blocks=3`"]),
         (["tiny.py"], ["Missing option '--data'"]),

@@ -82,7 +82,8 @@ def test_other_text_is_refused(text: str) -> None:
         ],
         *[(RunSpec, "num_warmup", value) for value in (-1, 0.5)],
         *[(RunSpec, "num_draws", value) for value in (0, -1)],
-        *[(RunSpec, "seed", value) for value in (-1, 1.5, None)],
+        *[(RunSpec, "seed", value) for value in (-1, 1.5, None, 2**63)],
+        *[(RunSpec, "keep_unconstrained", value) for value in ("yes", 1, None)],
         *[(RunSpec, "precision", value) for value in ("float32", None)],
         *[(RunSpec, "num_blocks", value) for value in (0, 3, -4, 2.0)],
         (RunSpec, "reduction", "any"),
@@ -101,6 +102,7 @@ def test_other_text_is_refused(text: str) -> None:
         *[(Ray, "num_gpus_per_worker", value) for value in (-1, 2)],
         *[(Ray, "start_timeout_seconds", value) for value in (0.0, math.inf)],
         (Ray, "hang_timeout_seconds", -1.0),
+        (Ray, "address", 6379),
     ],
 )
 def test_impossible_values_are_refused_by_name(kind: Any, name: str, value: Any) -> None:

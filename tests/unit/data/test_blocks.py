@@ -126,6 +126,12 @@ def test_long_rows_make_blocks_smaller():
     assert plan_blocks(Data(rows={"x": np.zeros((4000, 1))})).num_blocks <= plan.num_blocks
 
 
+def test_far_more_blocks_than_rows_are_refused():
+    assert plan_blocks(flat_data(10), 1024).num_blocks == 1024
+    with pytest.raises(SpecError, match=r"`num_blocks=1099511627776` is far more than there are rows \(10\)"):
+        plan_blocks(flat_data(10), 1 << 40)
+
+
 @pytest.mark.parametrize("num_blocks", [0, 3, -4, 48])
 def test_the_number_of_blocks_must_be_a_power_of_two(num_blocks):
     with pytest.raises(SpecError, match=f"`num_blocks={num_blocks}` is not a power of two"):

@@ -98,6 +98,12 @@ def test_a_tree_without_draws_is_refused(draws: Arrays, as_tree: AsTree) -> None
         summarise(xr.DataTree.from_dict({"warmup_posterior": as_tree(draws)["posterior"].to_dataset()}))
 
 
+@pytest.mark.parametrize("tree", [None, "runs/words", 3])
+def test_what_is_no_tree_is_refused(tree: Any) -> None:
+    with pytest.raises(InputError, match="`tree` is of type"):
+        summarise(tree)
+
+
 def test_a_summary_is_a_frozen_value_that_pickles(draws: Arrays, stats: Arrays, as_tree: AsTree) -> None:
     summary = summarise(as_tree(draws, stats))
     assert pickle.loads(pickle.dumps(summary)) == summary

@@ -13,7 +13,7 @@ pytest.importorskip("ray")
 
 from ray.cloudpickle import cloudpickle
 
-from distmc.errors import CapacityError
+from distmc.errors import CapacityError, SpecError
 from distmc.orchestration import ray_cluster, ray_shipping
 from distmc.spec import Ray
 
@@ -29,6 +29,20 @@ from distmc.spec import Ray
 )
 def test_room(on: Ray, nodes: list[dict[str, float]], expected: int) -> None:
     assert ray_cluster.room(on, nodes) == expected
+
+
+@pytest.mark.parametrize("address", ["garbage", "host:", ":6379", "host:99999", "http://host/x", "ray://host:10001"])
+@pytest.mark.parametrize("how", ["argument", "environment"])
+def test_what_is_no_address_is_refused_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch, address: str, how: str
+) -> None:
+    def refuse(**_: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("ray.init", refuse)
+    monkeypatch.setenv("RAY_ADDRESS", address if how == "environment" else "127.0.0.1:1")
+    with pytest.raises(SpecError, match=f"`address='{address}'` is "):
+        ray_cluster._connect(Ray(address=address if how == "argument" else None))
 
 
 def test_missing_room_is_told_with_numbers_and_remedy() -> None:

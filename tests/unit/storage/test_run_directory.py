@@ -72,6 +72,14 @@ def test_a_run_without_a_chunk_leaves_nothing_but_what_was_there_before(
     assert sorted(run.path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("path", [3, None, b"runs", "ru\0ns"])
+def test_what_is_no_path_is_refused(record: RunRecord, path: Any) -> None:
+    with pytest.raises(RunDirectoryError, match="is not a path"):
+        RunDirectory.create(path, record)
+    with pytest.raises(RunDirectoryError, match="is not a path"):
+        RunDirectory.open(path)
+
+
 def test_a_directory_of_something_else_is_refused(tmp_path: Path, record: RunRecord) -> None:
     (tmp_path / "thesis.tex").write_text("a year of work")
     with pytest.raises(RunDirectoryError, match=r"not empty \(it holds thesis.tex\)"):

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,9 +79,9 @@ def test_unusable_files_are_named(tmp_path: Path, suffix: str) -> None:
 
 
 def test_another_suffix_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"ends in '.csv'; a file of data ends in `.npz`"):
+    with pytest.raises(DataError, match=r"ends in `.csv`; a file of data ends in `.npz`"):
         read_data(tmp_path / "words.csv")
-    with pytest.raises(DataError, match="ends in 'nothing'"):
+    with pytest.raises(DataError, match="has no ending; a file of data"):
         write_data(tmp_path / "words", ragged_data())
 
 
@@ -89,6 +90,33 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
     np.savez(file, words=np.array([["a"], "b"], dtype=object))
     with pytest.raises(DataError, match="could not be read: Object arrays cannot be loaded"):
         read_data(file)
+
+
+@pytest.mark.parametrize("content", [b"hello", b"PK\3\4", b"\x80\4N.", b"\x93NUMPY\1\0"])
+def test_what_is_no_archive_is_told_what_it_must_be(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "words.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"could not be read: File is not a zip file\. It must be an archive of arrays"):
+        read_data(tmp_path / "words.npz")
+
+
+def test_one_array_under_the_name_of_an_archive_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "words.npy", np.zeros(3))
+    (tmp_path / "words.npy").rename(tmp_path / "words.npz")
+    with pytest.raises(DataError, match="It must be an archive of arrays of numbers"):
+        read_data(tmp_path / "words.npz")
+
+
+@pytest.mark.parametrize("path", [3, None, b"words.npz", "words\0.npz"])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    with pytest.raises(DataError, match="is not a path"):
+        read_data(path)
+
+
+def test_a_mapping_is_written_as_rows(tmp_path: Path) -> None:
+    write_data(tmp_path / "words.npz", {"y": np.arange(3.0)})
+    assert read_data(tmp_path / "words.npz").fingerprint() == Data(rows={"y": np.arange(3.0)}).fingerprint()
+    with pytest.raises(DataError, match="`data` is of type `str`"):
+        write_data(tmp_path / "words.npz", "y")  # type: ignore[arg-type]
 
 
 def test_a_file_without_rows_says_what_rows_are(tmp_path: Path) -> None:
