@@ -22,9 +22,9 @@ from distmc.types import Array, PyTree
 # Arithmetic with these is exact, whoever does it; functions of them, named below, are not.
 _EXACT = (0.0, 1.0, -1.0)
 _ROUNDED = frozenset(
-    "acos acosh asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt cos cosh digamma erf erf_inv erfc exp exp2 expm1 "
-    "igamma igammac lgamma log log1p logistic polygamma pow regularized_incomplete_beta rsqrt sin sinh sqrt tan tanh "
-    "zeta".split()
+    "acos acosh asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt cos cosh digamma erf erf_inv erfc exp exp2 "
+    "expm1 igamma igammac lgamma log log1p logistic polygamma pow regularized_incomplete_beta rsqrt sin sinh sqrt tan "
+    "tanh zeta".split()
 )
 # Names that JAX gives to calls of functions, and where it keeps what they call. Their derivatives have been taken.
 _CALLS = {
@@ -175,11 +175,7 @@ def _numbers(jaxpr: Any) -> dict[tuple[str, float], Any]:
     """Return the real numbers in the text of a program and of all that it calls, but those that need no hiding."""
     atoms = [*jaxpr.outvars, *(atom for equation in jaxpr.eqns for atom in equation.invars)]
     values = [atom.val for atom in atoms if isinstance(atom, Literal)]
-    found = {
-        _key(value): value
-        for value in values
-        if _is_real(value) and not _is_exact(value)
-    }
+    found = {_key(value): value for value in values if _is_real(value) and not _is_exact(value)}
     for equation in jaxpr.eqns:
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
             if _is_program(inner):
