@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from distmc.data.data import Data
 from distmc.errors import SpecError
 from distmc.model.model import Model
-from distmc.samplers import ChEES, Sampler, sampler_named
+from distmc.model.sampler_fit import default_sampler
+from distmc.samplers import Sampler, sampler_named
 from distmc.spec import Local, Placement, Precision, RunSpec
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def sample(
         The rows; a mapping means that all of it is rows.
     sampler : Sampler or str, optional
         A sampler with its settings, such as `HMC(trajectory_length=2.0)`, or its name in any case, such as `"hmc"`.
-        `ChEES()` if not given.
+        `ChEES()` if not given, or `RWMH()` for a model with `is_differentiable=False`.
     num_chains, num_warmup, num_draws : int
         Chains in lockstep, tuning steps and kept draws of each.
     thin : int
@@ -70,7 +71,8 @@ def sample(
     path : path, optional
         Directory for the run; must not hold one yet. Not given: a temporary one, removed at the end.
     precision : {"mixed", "float64"}
-        Type in which rows are evaluated; they are always added in float64.
+        Type in which rows are evaluated; they are always added in float64. Samplers without gradients evaluate them in
+        float64 too.
     num_blocks : int, optional
         Logical blocks of rows, a power of two; chosen from the data if not given.
     initial : mapping of array, optional
@@ -104,7 +106,7 @@ def sample(
 
     _require_function(callback)
     spec = RunSpec(
-        sampler=_sampler_of(sampler),
+        sampler=_sampler_of(sampler, model),
         num_chains=num_chains,
         num_warmup=num_warmup,
         num_draws=num_draws,
@@ -138,9 +140,9 @@ def _require_function(callback: object) -> None:
         raise SpecError(f"`callback={callback!r}` is not a function; give `fn(report, draws)`.")
 
 
-def _sampler_of(sampler: Sampler | str | None) -> Sampler:
+def _sampler_of(sampler: Sampler | str | None, model: Model) -> Sampler:
     if sampler is None:
-        return ChEES()
+        return default_sampler(model)
     return sampler_named(sampler) if isinstance(sampler, str) else sampler
 
 
@@ -154,6 +156,8 @@ def check(
     initial: Mapping[str, Any] | None = None,
 ) -> "CheckReport":
     """Check a model with its data before anything is started; see the report's findings.
+
+    The sampler is the one that `sample` takes where none is chosen.
 
     Parameters
     ----------
@@ -169,7 +173,8 @@ def check(
     """
     from distmc.model.preflight import check as run_checks
 
-    spec = RunSpec(num_chains=num_chains, precision=precision, num_blocks=num_blocks)
+    sampler = default_sampler(model)
+    spec = RunSpec(sampler=sampler, num_chains=num_chains, precision=precision, num_blocks=num_blocks)
     return run_checks(model, Data.coerce(data), spec, initial=initial)
 
 

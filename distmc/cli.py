@@ -149,9 +149,7 @@ def demo(words: int, workers: int, chains: int, warmup: int, draws: int, seed: i
 @click.option(
     "--sampler",
     type=click.Choice(list(SAMPLERS), case_sensitive=False),
-    default="ChEES",
-    show_default=True,
-    help="Algorithm.",
+    help="Algorithm. [default: ChEES; RWMH for a model without a gradient]",
 )
 @click.option(
     "--setting",
@@ -174,7 +172,7 @@ def sample(
     seed: int,
     precision: Any,
     blocks: int | None,
-    sampler: str,
+    sampler: str | None,
     settings: dict[str, Any],
     thin: int,
     out: str | None,
@@ -187,8 +185,17 @@ def sample(
     DIMS, COORDS and INITIAL of FILE.py are used if they are there, for dims, coords and initial of distmc.sample;
     INITIAL may also be a function of (num_chains, seed).
     """
+    on = placement(**where)
+    _prepare_process(on)
+    began = time.monotonic()
+    user = _load(reference)
+    from distmc.model.sampler_fit import default_sampler
+    from distmc.run import Run
+    from distmc.storage import doubt_about, read_data
+
+    name = type(default_sampler(user.model)).__name__ if sampler is None else sampler
     spec = RunSpec(
-        sampler=sampler_named(sampler, **settings),
+        sampler=sampler_named(name, **settings),
         num_chains=chains,
         num_warmup=warmup,
         num_draws=draws,
@@ -197,13 +204,6 @@ def sample(
         precision=precision,
         num_blocks=blocks,
     )
-    on = placement(**where)
-    _prepare_process(on)
-    began = time.monotonic()
-    user = _load(reference)
-    from distmc.run import Run
-    from distmc.storage import doubt_about, read_data
-
     path = out or Path("runs") / user.file.stem
     if doubt := doubt_about(path):
         click.secho(f"Warning: {doubt}", fg="yellow", err=True)
@@ -219,11 +219,14 @@ def sample(
 @_model_options
 def check(reference: str, data: str, chains: int, seed: int, precision: Any, blocks: int | None) -> None:
     """Check a model with its data, without sampling: shapes, gradients, rows, precision, padding."""
-    spec = RunSpec(num_chains=chains, seed=seed, precision=precision, num_blocks=blocks)
     user = _load(reference)
     from distmc.model.preflight import check as run_checks
+    from distmc.model.sampler_fit import default_sampler
     from distmc.storage import read_data
 
+    spec = RunSpec(
+        sampler=default_sampler(user.model), num_chains=chains, seed=seed, precision=precision, num_blocks=blocks
+    )
     report = run_checks(user.model, read_data(data), spec, initial=user.starting_values(chains, seed))
     click.echo(str(report))
     if not report.ok:

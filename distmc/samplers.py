@@ -132,8 +132,73 @@ class MALA:
         _require_tuning_ranges(self)
 
 
-Sampler: TypeAlias = HMC | ChEES | MALA | NUTS
-SAMPLERS: dict[str, type[Sampler]] = {"HMC": HMC, "ChEES": ChEES, "MALA": MALA, "NUTS": NUTS}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RWMH:
+    """Random-walk Metropolis with Gaussian noise in whitened coordinates; needs no gradient.
+
+    Attributes
+    ----------
+    num_proposals : int or None
+        Proposals in one step. None: four times as many as there are dimensions, at least 16 and at most 256.
+    target_acceptance_rate : float
+        Mean acceptance rate over chains that the size of the noise is tuned for.
+    metric : {"auto", "diagonal", "dense"}
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+    """
+
+    num_proposals: int | None = None
+    target_acceptance_rate: float = 0.234
+    metric: MetricKind = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.num_proposals is not None:
+            require_count(self, "num_proposals", minimum=1)
+        _require_tuning_ranges(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Slice sampling along random directions in whitened coordinates; needs no gradient.
+
+    Attributes
+    ----------
+    num_directions : int or None
+        Directions along which one step moves, orthogonal to one another. None: as many as there are dimensions, at
+        least 4 and at most 64.
+    max_expansions : int
+        Most times that one interval is extended by its width, both sides together; 0 never extends it.
+    target_acceptance_rate : float
+        Share of the points drawn within intervals that are to be accepted, which the width of intervals is tuned for.
+        Higher: narrower intervals.
+    metric : {"auto", "diagonal", "dense"}
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+    """
+
+    num_directions: int | None = None
+    max_expansions: int = 3
+    target_acceptance_rate: float = 0.5
+    metric: MetricKind = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.num_directions is not None:
+            require_count(self, "num_directions", minimum=1)
+        require_count(self, "max_expansions", minimum=0)
+        _require_tuning_ranges(self)
+
+
+Sampler: TypeAlias = HMC | ChEES | MALA | NUTS | RWMH | Slice
+SAMPLERS: dict[str, type[Sampler]] = {
+    "HMC": HMC,
+    "ChEES": ChEES,
+    "MALA": MALA,
+    "NUTS": NUTS,
+    "RWMH": RWMH,
+    "Slice": Slice,
+}
+WITHOUT_GRADIENT: tuple[type[Sampler], ...] = (RWMH, Slice)
+"""Samplers that need no gradient of the log-likelihood."""
 
 
 def sampler_named(name: str, **settings: object) -> Sampler:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from distmc.climbs import Climb
 from distmc.errors import SpecError
 from distmc.ranges import require_choice, require_count, require_flag, require_positive
-from distmc.samplers import SAMPLERS, ChEES, Sampler
+from distmc.samplers import SAMPLERS, WITHOUT_GRADIENT, ChEES, Sampler
 
 Precision: TypeAlias = Literal["mixed", "float64"]
 Reduction: TypeAlias = Literal["ordered", "fast"]
@@ -24,7 +24,7 @@ class RunSpec:
 
     Attributes
     ----------
-    sampler : ChEES, HMC, MALA or NUTS
+    sampler : ChEES, HMC, MALA, NUTS, RWMH or Slice
         The algorithm and its settings.
     num_chains : int
         Chains that run in lockstep.
@@ -35,7 +35,8 @@ class RunSpec:
     seed : int
         Seed of every random number of the run.
     precision : {"mixed", "float64"}
-        `mixed` evaluates rows in float32 and adds them in float64; `float64` does all of it in double.
+        `mixed` evaluates rows in float32 and adds them in float64; `float64` does all of it in double. See
+        `precision_in_force`.
     num_blocks : int or None
         Fixed number of logical blocks that the rows are cut into, a power of two, at least the largest number
         of workers the run should ever use. None: chosen from the data alone.
@@ -90,6 +91,15 @@ class RunSpec:
     def num_steps(self) -> int:
         """Steps of the whole run, warm-up included."""
         return self.num_warmup + self.thin * self.num_draws
+
+    @property
+    def precision_in_force(self) -> Precision:
+        """Precision in which rows are evaluated.
+
+        `mixed` rounds the parameters that rows see to float32 and makes up for it with the gradient. A sampler
+        without gradients cannot, so its rows are evaluated in float64 whatever `precision` says.
+        """
+        return "float64" if isinstance(self.sampler, WITHOUT_GRADIENT) else self.precision
 
     def to_json(self) -> str:
         """Return the spec as JSON text that `from_json` turns back into an equal spec."""

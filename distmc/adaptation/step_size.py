@@ -93,6 +93,15 @@ def harmonic_mean_rate(acceptance_rate: Array, target_rate: float, weight: Array
     return 1.0 / weighted_mean(1.0 / floored, weight, pooling)
 
 
+def mean_rate(acceptance_rate: Array, target_rate: float, weight: Array, pooling: Pooling) -> Array:
+    """Pool acceptance rates of all chains to their mean, as random walks need it.
+
+    Their proposals are accepted with a probability that is nearly 0 or nearly 1, whatever the step size; a harmonic
+    mean would see little but the former. Takes what `harmonic_mean_rate` takes.
+    """
+    return weighted_mean(jnp.where(jnp.isfinite(acceptance_rate), acceptance_rate, 0.0), weight, pooling)
+
+
 def _floor(num_chains: int, target_rate: float) -> float:
     """Return the rate at which one chain counts that never accepts.
 

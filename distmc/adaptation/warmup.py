@@ -77,6 +77,8 @@ class Warmup:
         Gives the inner product.
     pooling : Pooling
         Statistics over chains.
+    pool_rates : callable
+        Makes one acceptance rate of those of all chains; see `harmonic_mean_rate`.
     """
 
     schedule: Schedule
@@ -87,6 +89,7 @@ class Warmup:
     metric: MetricRule
     target: Target
     pooling: Pooling
+    pool_rates: Callable[[Array, float, Array, Pooling], Array] = harmonic_mean_rate
 
     def init(self, state: Any) -> WarmupState:
         """Return the state before the first step."""
@@ -118,7 +121,7 @@ class Warmup:
         self, state: WarmupState, step: Array, parameters: Any, before: Any, after: Any, info: Any
     ) -> WarmupState:
         weight = chains_in_company(after.logdensity, self.pooling)
-        pooled_rate = harmonic_mean_rate(info.acceptance_rate, self.target_acceptance_rate, weight, self.pooling)
+        pooled_rate = self.pool_rates(info.acceptance_rate, self.target_acceptance_rate, weight, self.pooling)
         trajectory = state.trajectory
         if self.trajectory is not None and isinstance(trajectory, TrajectoryState):
             time = parameters.step_size * parameters.num_integration_steps

@@ -34,6 +34,10 @@ STATISTICS = (
 """Fields of an info that are kept with each draw, by the names that all kernels share."""
 
 
+def _no_logdensity(position: Array) -> Array:
+    raise NotImplementedError("This target was built for kernels with gradients; give it a `logdensity` too.")
+
+
 class Target(NamedTuple):
     """The distribution that a kernel explores.
 
@@ -44,10 +48,27 @@ class Target(NamedTuple):
         (num_chains, num_dimensions).
     dot : callable
         Inner product over all of a chain's coordinates: two arrays (num_chains, num_dimensions) to (num_chains,).
+    logdensity : callable
+        From positions (num_chains, num_dimensions) to log-densities (num_chains,), without taking a gradient. What
+        only kernels with gradients explore may leave it out.
     """
 
     logdensity_and_grad: Callable[[Array], tuple[Array, Array]]
     dot: Callable[[Array, Array], Array]
+    logdensity: Callable[[Array], Array] = _no_logdensity
+
+
+class PlainState(NamedTuple):
+    """Where the chains of a kernel are that needs no gradient.
+
+    Attributes
+    ----------
+    position : float64 array (num_chains, num_dimensions)
+    logdensity : float64 array (num_chains,)
+    """
+
+    position: Array
+    logdensity: Array
 
 
 class GradientState(NamedTuple):
@@ -131,10 +152,12 @@ class Kernel(NamedTuple):
     step: Callable[[Array, Any, Any], tuple[Any, Any]]
 
 
-def is_finite(state: GradientState) -> Array:
-    """Tell the chains (num_chains,) whose position, log-density and gradient are all finite."""
-    per_coordinate = jnp.isfinite(state.position) & jnp.isfinite(state.logdensity_grad)
-    return jnp.isfinite(state.logdensity) & jnp.all(per_coordinate, axis=-1)
+def is_finite(state: GradientState | PlainState) -> Array:
+    """Tell the chains (num_chains,) whose position, log-density and, where there is one, gradient are all finite."""
+    finite = jnp.isfinite(state.logdensity) & jnp.all(jnp.isfinite(state.position), axis=-1)
+    if isinstance(state, GradientState):
+        finite &= jnp.all(jnp.isfinite(state.logdensity_grad), axis=-1)
+    return finite
 
 
 def select_chains(condition: Array, chosen: Any, other: Any) -> Any:
@@ -150,6 +173,20 @@ def split_keys(rng_keys: Array, count: int) -> tuple[Array, ...]:
     """Return `count` independent arrays of keys (num_chains,), each chain's from its own key alone."""
     split = jax.vmap(lambda key: jax.random.split(key, count))(rng_keys)
     return tuple(split[:, place] for place in range(count))
+
+
+def loop_count(count: int, step_size: Array) -> Array:
+    """Return `count`, at least 0, as a number that no compiler knows, int32.
+
+    A loop whose length is known can come out differently in programs for other numbers of workers. What is known at
+    run time alone is that the step size, any scalar, is positive.
+    """
+    return jnp.where(step_size > 0.0, jnp.int32(count), jnp.int32(0))
+
+
+def keys_at(rng_keys: Array, place: Array) -> Array:
+    """Return the keys (num_chains,) for one of many places, say in a loop, each chain's from its own key alone."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, place))(rng_keys)
 
 
 def normal_noise(rng_keys: Array, num_dimensions: int) -> Array:

@@ -34,7 +34,7 @@ def output_of(what: str, function: Callable[..., Any], *arguments: Mapping[str, 
         given = " and ".join(describe(argument) for argument in shapes)
         raise ModelError(
             f"`{what}` raised {type(error).__name__} while distmc traced it to find the shape of its result: "
-            f"{_first_line(error)}{_advice(error)} It was given {given}."
+            f"{first_line(error)}{_advice(error)} It was given {given}."
         ) from error
 
 
@@ -52,8 +52,8 @@ def require_real(what: str, output: Any, needed: str) -> jax.ShapeDtypeStruct:
         raise ModelError(f"`{what}` returned a `{type(output).__name__}`; it must return one array: {needed}.")
     if not jnp.issubdtype(output.dtype, jnp.floating):
         raise ModelError(
-            f"`{what}` returned type `{output.dtype}`; it must return {needed}, of a floating-point type, because "
-            "gradients are taken of it."
+            f"`{what}` returned type `{output.dtype}`; it must return {needed}, of a floating-point type, because a "
+            "log-density is a real number."
         )
     return output
 
@@ -63,7 +63,8 @@ def describe(variables: Mapping[str, Any]) -> str:
     return "{" + ", ".join(f"{name}: {x.dtype}{list(x.shape)}" for name, x in variables.items()) + "}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an exception's message as a sentence."""
     text = next(iter(str(error).strip().splitlines()), "no message")
     return text if text.endswith((".", "!", "?")) else f"{text}."
 

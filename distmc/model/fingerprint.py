@@ -34,8 +34,9 @@ def fingerprint(model: Model, data: Data) -> str:
 
     Stable between processes and machines; comparable under the same versions of JAX and NumPyro, whose traced
     programs it hashes. Changes with the parameters' names, order, shapes, supports and priors, with what
-    `log_likelihood` and `log_prior` compute, and with the value of any array they close over. The data's values have
-    a fingerprint of their own, `Data.fingerprint`.
+    `log_likelihood` and `log_prior` compute, with the value of any array they close over, and with
+    `is_differentiable`. The data's values have a fingerprint of their own, `Data.fingerprint`. Of a function that is
+    called with ``jax.pure_callback`` only the name is seen, not what it computes.
 
     Parameters
     ----------
@@ -66,7 +67,9 @@ def fingerprint(model: Model, data: Data) -> str:
         _add_program(digest, unconstrainer.constrain, flat)
         _add_program(digest, lambda params: log_prior_density(model, params), params)
         # The gradient is part of the model where a function brings its own, as `jax.custom_vjp` allows.
-        _add_program(digest, jax.value_and_grad(log_likelihood), params, rows, constants)
+        computed = jax.value_and_grad(log_likelihood) if model.is_differentiable else log_likelihood
+        digest.update(f"is_differentiable {model.is_differentiable}\n".encode())
+        _add_program(digest, computed, params, rows, constants)
     return digest.hexdigest()
 
 

@@ -1,23 +1,41 @@
 """The check that a model's gradient is finite and is its gradient."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from distmc.errors import ModelError
+from distmc.model.abstract import first_line
 from distmc.model.subject import Note, Subject
 from distmc.types import NumpyArray
 
+_WITHOUT = "say `is_differentiable=False`, and `distmc.RWMH()` samples it without"
 _MAX_DIRECTIONS = 24
 _MAX_POINTS = 2
 _RELATIVE_TOLERANCE = 1e-3
+
+
+def require_gradient(subject: Subject) -> None:
+    """Refuse a log-likelihood that JAX cannot differentiate, without computing anything."""
+    try:
+        jax.eval_shape(jax.grad(lambda flat: jnp.sum(subject.contributions(flat))), jnp.asarray(subject.points[0]))
+    except Exception as error:
+        raise ModelError(
+            f"`log_likelihood` raised {type(error).__name__} when distmc asked JAX for its gradient: "
+            f"{first_line(error)} If the model has no gradient, {_WITHOUT}."
+        ) from error
 
 
 def check_gradient(subject: Subject) -> list[Note]:
     """Compare the gradient with central differences along one random direction within each parameter.
 
     Differences are taken in float64 with three step sizes around the cube root of the rounding error, where
-    truncation and rounding balance; the closest counts.
+    truncation and rounding balance; the closest counts. A model that is marked as having none is not asked for it.
     """
+    if not subject.model.is_differentiable:
+        return [
+            ("note", "Not looked at: `is_differentiable=False` says that there is none, and no sampler asks for it.")
+        ]
     names, directions = _directions(subject)
     for point in subject.finite_points[:_MAX_POINTS]:
         value, gradient = (np.asarray(part) for part in subject.log_density_and_gradient(jnp.asarray(point)))
@@ -79,6 +97,6 @@ def _require_agreement(
         raise ModelError(
             f"The gradient of the log-density along parameter `{names[worst]}` is {expected[worst]:.6g}, but finite "
             f"differences give {closest:.6g}. A step function, rounding to integers, `jax.lax.stop_gradient` or a "
-            "wrong `jax.custom_vjp` in the log-likelihood or `log_prior` does that; gradient-based sampling would be "
-            "wrong or stuck."
+            "wrong `jax.custom_vjp` in the log-likelihood or `log_prior` does that; sampling that follows the gradient "
+            f"would be wrong or stuck. If the model has no other gradient, {_WITHOUT}."
         )

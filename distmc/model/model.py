@@ -64,11 +64,15 @@ class Model:
         sum. A row's contribution must not depend on the other rows.
     log_prior : callable or None
         ``log_prior(params)``, a scalar that is added to the priors: a density of the constrained parameters.
+    is_differentiable : bool
+        False says that log-likelihood or `log_prior` have no gradient that is of use: they round, count, branch on
+        values, or call out of JAX with ``jax.pure_callback``. Such a model is sampled without gradients, by `RWMH`
+        or `Slice`.
 
     Raises
     ------
     ModelError
-        If a parameter has no prior or support that a gradient-based sampler can use.
+        If a parameter has no prior or support that a sampler of continuous parameters can use.
 
     Notes
     -----
@@ -79,6 +83,7 @@ class Model:
     parameters: Mapping[str, Any]
     log_likelihood: LogLikelihood
     log_prior: LogPrior | None = None
+    is_differentiable: bool = True
 
     def __post_init__(self) -> None:
         """Check every parameter and both functions."""
@@ -90,6 +95,8 @@ class Model:
         _require_function("log_likelihood", self.log_likelihood, "fn(params, data)", 2)
         if self.log_prior is not None:
             _require_function("log_prior", self.log_prior, "fn(params)", 1)
+        if not isinstance(self.is_differentiable, bool):
+            raise ModelError(f"`is_differentiable={self.is_differentiable!r}` must be `True` or `False`.")
         parameters = {}
         for name, parameter in self.parameters.items():
             _require_name(name)
@@ -127,7 +134,7 @@ def bijection(name: str, parameter: Any) -> Transform:
     except NotImplementedError as error:
         raise ModelError(
             f"Parameter `{name}` has the support `{support!r}`, which NumPyro cannot map from all real numbers; "
-            "gradient-based sampling needs that. Choose another parametrisation, for instance an angle in place of a "
+            "sampling needs that. Choose another parametrisation, for instance an angle in place of a "
             "point on a circle."
         ) from error
     shape = shape_of(parameter)
@@ -194,8 +201,8 @@ def _require_kind(name: str, parameter: Any) -> None:
         raise ModelError(f"Parameter `{name}` of kind `{kind}` has no support, so its values cannot be placed.")
     if is_discrete:
         raise ModelError(
-            f"Parameter `{name}` of kind `{kind}` is discrete (support `{support!r}`); gradients exist only for "
-            "continuous parameters. Sum it out in the log-likelihood, as a hidden Markov model does with its states."
+            f"Parameter `{name}` of kind `{kind}` is discrete (support `{support!r}`); distmc samples "
+            "continuous ones only. Sum it out in the log-likelihood, as a hidden Markov model does with its states."
         )
     if isinstance(support, type(dist.constraints.complex)):
         raise ModelError(

@@ -34,6 +34,8 @@ def check_precision(subject: Subject) -> list[Note]:
     """Estimate the error of log-density differences under mixed precision and advise float64 where it is large."""
     if subject.spec.precision == "float64":
         return [("ok", "Rows are evaluated in float64, as `precision` asks.")]
+    if subject.spec.precision_in_force == "float64":
+        return [("note", "Rows are evaluated in float64: what `mixed` rounds is made up for by gradients only.")]
     error = _estimate_error(subject)
     if error is None:
         return [("note", "Precision was not estimated: no point was found at which the rows tell a change apart.")]

@@ -8,10 +8,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
-import jax
-
 from distmc.data.data import Data
 from distmc.errors import InputError
+from distmc.model.double import double_precision
 from distmc.model.gradients import check_gradient
 from distmc.model.model import Model
 from distmc.model.precision import check_precision
@@ -22,6 +21,7 @@ from distmc.model.probes import (
     check_parameters,
     check_rows_add_up,
 )
+from distmc.model.sampler_fit import check_sampler, default_sampler
 from distmc.model.subject import Note, Subject
 from distmc.spec import RunSpec
 
@@ -29,6 +29,7 @@ Outcome: TypeAlias = Literal["ok", "note", "warning", "failed", "skipped"]
 
 # In this order, because a later check is of use only where the earlier essential ones have passed.
 _ESSENTIAL = (
+    ("sampler", check_sampler),
     ("parameters", check_parameters),
     ("data", check_data),
     ("likelihood", check_likelihood),
@@ -106,7 +107,7 @@ def check(
     data : Data or mapping
         What was observed.
     spec : RunSpec or None
-        Settings of the run; seed, number of blocks and precision are used.
+        Settings of the run; sampler, seed, number of blocks and precision are used.
     initial : mapping of array, or None
         Starting values that the run will be given, see `starting_positions`; they are where the model is evaluated.
 
@@ -115,9 +116,9 @@ def check(
     report : CheckReport
         Findings and figures. A failure of the model or the data is a finding, not an exception.
     """
-    with jax.enable_x64(True):
+    with double_precision(model):
         try:
-            subject = Subject(model, Data.coerce(data), spec or RunSpec(), initial)
+            subject = Subject(model, Data.coerce(data), spec or _default_spec(model), initial)
         except InputError as error:
             failed = Finding(name="data", outcome="failed", message=str(error))
             return CheckReport(findings=(failed,), figures={})
@@ -144,8 +145,8 @@ def cheap_checks(
 ) -> tuple[Finding, ...]:
     """Run the checks that take a moment, which every run begins with.
 
-    Takes what `check` takes, and looks at parameters and supports, data, shape of the likelihood, and whether the
-    log-density is finite at a few starting positions on a few rows.
+    Takes what `check` takes, and looks at sampler, parameters and supports, data, shape of the likelihood, and whether
+    the log-density is finite at a few starting positions on a few rows.
 
     Returns
     -------
@@ -155,11 +156,15 @@ def cheap_checks(
     Raises
     ------
     InputError
-        The first failure, as `ModelError`, `DataError` or `StartError`.
+        The first failure, as `SpecError`, `ModelError`, `DataError` or `StartError`.
     """
-    with jax.enable_x64(True):
-        subject = Subject(model, Data.coerce(data), spec or RunSpec(), initial)
+    with double_precision(model):
+        subject = Subject(model, Data.coerce(data), spec or _default_spec(model), initial)
         return tuple(_finding(name, note) for name, function in _ESSENTIAL for note in function(subject))
+
+
+def _default_spec(model: Model) -> RunSpec:
+    return RunSpec(sampler=default_sampler(model))
 
 
 def _finding(name: str, note: Note) -> Finding:

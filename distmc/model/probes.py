@@ -14,6 +14,7 @@ from distmc.data.blocks import MASK, pack_blocks, plan_blocks, row_numbers
 from distmc.errors import ModelError
 from distmc.model.abstract import shape_struct
 from distmc.model.density import cast_floats, likelihood_dtype, likelihood_output, log_prior_density, row_contributions
+from distmc.model.gradients import require_gradient
 from distmc.model.model import Parameter
 from distmc.model.subject import Note, Subject
 from distmc.model.work import float64_share
@@ -83,7 +84,9 @@ def check_likelihood(subject: Subject) -> list[Note]:
                 "of the rows, without summing them, is often faster.",
             )
         ]
-    if subject.spec.precision == "mixed":
+    if subject.model.is_differentiable:
+        require_gradient(subject)
+    if subject.spec.precision_in_force == "mixed":
         notes += _compare_with_float32(subject)
     return notes
 
@@ -187,7 +190,7 @@ def _contributions_by_blocks(subject: Subject, params: Any, constants: dict[str,
 
 
 def _output_for_bucket(subject: Subject, length: int | None, num_rows: int) -> jax.ShapeDtypeStruct:
-    dtype = likelihood_dtype(subject.spec.precision)
+    dtype = likelihood_dtype(subject.spec.precision_in_force)
 
     def struct(shape: tuple[int, ...], given: Any) -> jax.ShapeDtypeStruct:
         return shape_struct(shape, dtype if given.kind == "f" else given)

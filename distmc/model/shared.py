@@ -89,6 +89,16 @@ def sum_and_gradient(
     return total, pull_back_shared(slopes)[0]
 
 
+def sum_of_rows(
+    contributions: Contributions, params: ConstrainedParameters, rows: Mapping[str, Any], constants: Mapping[str, Any]
+) -> Array:
+    """Return the sum of all rows' contributions for one chain without its gradient, float64.
+
+    Takes what `sum_and_gradient` takes; rows are evaluated in the type of what is given.
+    """
+    return jnp.sum(_as_written(contributions, params, rows, constants)(params), dtype=jnp.float64)
+
+
 class Divided(NamedTuple):
     """A log-likelihood in two halves.
 

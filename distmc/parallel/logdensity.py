@@ -9,7 +9,7 @@ In what type rows are evaluated, and what is done about rounding, is decided in 
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +22,7 @@ from distmc.data.blocks import BlockPlan, pack_blocks
 from distmc.data.data import Data
 from distmc.model.density import cast_floats, likelihood_dtype, log_prior_density, masked_contributions
 from distmc.model.model import Model
-from distmc.model.shared import sum_and_gradient
+from distmc.model.shared import sum_and_gradient, sum_of_rows
 from distmc.model.transforms import Unconstrainer
 from distmc.parallel.canonical import isolated
 from distmc.parallel.reduction import BlockSum
@@ -129,37 +129,77 @@ class ShardedLogDensity:
         Invariance: that of `block_sum`; all else is replicated.
         """
 
-        def constrain(flat: Array) -> tuple[ConstrainedParameters, Array]:
-            params, log_abs_det_jacobian = self.unconstrainer.constrain(flat)
-            return params, log_prior_density(self.model, params) + log_abs_det_jacobian
-
         @isolated(shard.never)
         def finish(position: Array, loglikelihood: Array, grad: Array) -> tuple[Array, Array]:
-            (params, logprior), pull_back = jax.vjp(jax.vmap(constrain), position)
+            (params, logprior), pull_back = jax.vjp(jax.vmap(self._constrain), position)
             (logdensity_grad,) = pull_back((_unravel_chains(grad, params), jnp.ones_like(logprior)))
             return logprior + loglikelihood, logdensity_grad
 
-        params, _ = jax.vmap(constrain)(position)
+        params, _ = jax.vmap(self._constrain)(position)
         loglikelihood, grad = self._sum_over_rows(params, shard, constants)
         result: tuple[Array, Array] = finish(position, loglikelihood, grad)
         return result
+
+    def logdensity(self, position: Array, shard: Shard, constants: Mapping[str, Any]) -> Array:
+        """Evaluate the log-density of all chains without its gradient.
+
+        Takes what `logdensity_and_grad` takes. Without the gradient nothing makes up for what mixed precision rounds,
+        so that samplers which need none use float64; see `RunSpec.precision_in_force`.
+
+        Returns
+        -------
+        logdensity : float64 array (num_chains,)
+            The same on every worker.
+
+        Notes
+        -----
+        Communication: one sum of ``num_chains`` float64.
+        Invariance: that of `block_sum`; all else is replicated.
+        """
+
+        @isolated(shard.never)
+        def finish(position: Array, loglikelihood: Array) -> Array:
+            _, logprior = jax.vmap(self._constrain)(position)
+            return logprior + loglikelihood
+
+        params, _ = jax.vmap(self._constrain)(position)
+        params = cast_floats(params, likelihood_dtype(self.precision))
+        loglikelihood = self._sum_over_blocks(self._block_logdensity, position.shape[:1], params, shard, constants)
+        result: Array = finish(position, loglikelihood)
+        return result
+
+    def _constrain(self, flat: Array) -> tuple[ConstrainedParameters, Array]:
+        """Return one chain's parameters, and the log-density of priors and Jacobian."""
+        params, log_abs_det_jacobian = self.unconstrainer.constrain(flat)
+        return params, log_prior_density(self.model, params) + log_abs_det_jacobian
 
     def _sum_over_rows(
         self, params: ConstrainedParameters, shard: Shard, constants: Mapping[str, Any]
     ) -> tuple[Array, Array]:
         """Sum log-likelihood (num_chains,) and gradient (num_chains, num_constrained) over the rows of all workers."""
         num_chains = jax.tree.leaves(params)[0].shape[0]
+        shape = (num_chains, 1 + self.unconstrainer.num_constrained)
+        total = self._sum_over_blocks(self._block_value, shape, params, shard, constants)
+        return total[:, 0], total[:, 1:]
+
+    def _sum_over_blocks(
+        self,
+        of_block: Callable[..., Array],
+        shape: tuple[int, ...],
+        params: ConstrainedParameters,
+        shard: Shard,
+        constants: Mapping[str, Any],
+    ) -> Array:
+        """Sum what `of_block` gives, float64 of `shape`, over the blocks of all workers."""
 
         def block_value(place: Array) -> Array:
             block = jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, place, keepdims=False), shard.buckets)
             # A block's arithmetic must not depend on what surrounds its loop; see `OrderedSum`.
             inputs = lax.optimization_barrier((params, block, constants))
-            value: Array = lax.optimization_barrier(self._block_value(*inputs))
+            value: Array = lax.optimization_barrier(of_block(*inputs))
             return value
 
-        shape = (num_chains, 1 + self.unconstrainer.num_constrained)
-        total = self.block_sum(block_value, shape, shard.block_range[0])
-        return total[:, 0], total[:, 1:]
+        return self.block_sum(block_value, shape, shard.block_range[0])
 
     def _block_value(
         self, params: ConstrainedParameters, block: tuple[dict[str, Array], ...], constants: Mapping[str, Any]
@@ -174,6 +214,17 @@ class ShardedLogDensity:
         total = jnp.zeros((), jnp.float64)
         for bucket in block:
             total = total + jax.vmap(bucket_value, in_axes=(0, None))(params, bucket)
+        return total
+
+    def _block_logdensity(
+        self, params: ConstrainedParameters, block: tuple[dict[str, Array], ...], constants: Mapping[str, Any]
+    ) -> Array:
+        """Log-likelihood of one block, (num_chains,)."""
+        contributions = functools.partial(masked_contributions, self.model)
+        total = jnp.zeros((), jnp.float64)
+        for bucket in block:
+            of_chain = functools.partial(sum_of_rows, contributions, rows=bucket, constants=constants)
+            total = total + jax.vmap(of_chain)(params)
         return total
 
 

@@ -12,13 +12,15 @@ from distmc.adaptation.constant import Constant
 from distmc.adaptation.metric import MetricRule, wants_dense
 from distmc.adaptation.pooling import Pooling
 from distmc.adaptation.schedule import Schedule, build_schedule_of_short_steps
+from distmc.adaptation.step_size import mean_rate
 from distmc.adaptation.trajectory import TrajectoryRule
 from distmc.adaptation.trees import TreeWarmup
 from distmc.adaptation.warmup import Warmup, step_size_from_gradients
 from distmc.climbs import LBFGS, Climb, Points
-from distmc.kernels import hmc, lbfgs, mala, nuts, points
+from distmc.kernels import hmc, lbfgs, mala, nuts, points, rwmh
+from distmc.kernels import slice as slice_kernel
 from distmc.kernels.base import Kernel, Target
-from distmc.samplers import HMC, MALA, NUTS, ChEES, MetricKind, Sampler
+from distmc.samplers import HMC, MALA, NUTS, RWMH, ChEES, MetricKind, Sampler, Slice
 
 POOLING = Pooling(mean=partial(jnp.mean, axis=0), median=partial(jnp.median, axis=0))
 """Every worker holds all chains, so that statistics over them need no message."""
@@ -26,6 +28,10 @@ POOLING = Pooling(mean=partial(jnp.mean, axis=0), median=partial(jnp.median, axi
 # In whitened coordinates a good step is the dimension to this power: long trajectories (Neal 2011, section 4.4), and
 # single steps (Roberts and Rosenthal 1998).
 _HAMILTONIAN_EXPONENT, _LANGEVIN_EXPONENT = -1.0 / 4.0, -1.0 / 6.0
+
+
+# In units of the target's standard deviation; a slice through a Gaussian is about 3.5 long.
+_SLICE_WIDTH = 4.0
 
 
 class Algorithm(NamedTuple):
@@ -120,6 +126,50 @@ def _(sampler: LBFGS, setting: Setting) -> Algorithm:
 def _(sampler: Points, setting: Setting) -> Algorithm:
     parameters = points.PointsParameters(jnp.zeros((), jnp.float64))
     return Algorithm(points.build_kernel(setting.target), Constant(values=parameters))
+
+
+def _(sampler: RWMH, setting: Setting) -> Algorithm:
+    num_dimensions = setting.num_dimensions
+    # The best step on a Gaussian in whitened coordinates (Roberts, Gelman, Gilks 1997).
+    best = 2.38 * num_dimensions**-0.5
+    warmup = Warmup(
+        schedule=setting.schedule,
+        target_acceptance_rate=sampler.target_acceptance_rate,
+        guess_step_size=lambda _: jnp.asarray(best, jnp.float64),
+        whitened_step_size=best,
+        trajectory=None,
+        metric=metric_rule(sampler.metric, setting),
+        target=setting.target,
+        pooling=POOLING,
+        pool_rates=mean_rate,
+    )
+    return Algorithm(rwmh.build_kernel(setting.target, num_proposals(sampler, num_dimensions)), warmup)
+
+
+@build_algorithm.register
+def _(sampler: Slice, setting: Setting) -> Algorithm:
+    warmup = Warmup(
+        schedule=setting.schedule,
+        target_acceptance_rate=sampler.target_acceptance_rate,
+        guess_step_size=lambda _: jnp.asarray(_SLICE_WIDTH, jnp.float64),
+        whitened_step_size=_SLICE_WIDTH,
+        trajectory=None,
+        metric=metric_rule(sampler.metric, setting),
+        target=setting.target,
+        pooling=POOLING,
+    )
+    count = num_directions(sampler, setting.num_dimensions)
+    return Algorithm(slice_kernel.build_kernel(setting.target, count, sampler.max_expansions), warmup)
+
+
+def num_proposals(sampler: RWMH, num_dimensions: int) -> int:
+    """Return how many proposals a step makes."""
+    return sampler.num_proposals or min(max(4 * num_dimensions, 16), 256)
+
+
+def num_directions(sampler: Slice, num_dimensions: int) -> int:
+    """Return along how many directions a step moves."""
+    return sampler.num_directions or min(max(num_dimensions, 4), 64)
 
 
 def _hamiltonian_warmup(sampler: HMC | ChEES, setting: Setting, trajectory: TrajectoryRule) -> Warmup:

@@ -100,13 +100,14 @@ def lower_program(
     unconstrainer = Unconstrainer(model)
     block_sum = (OrderedSum if spec.reduction == "ordered" else FastSum)(plan, WORKER_AXIS)
     logdensity = ShardedLogDensity(
-        model=model, unconstrainer=unconstrainer, block_sum=block_sum, precision=spec.precision
+        model=model, unconstrainer=unconstrainer, block_sum=block_sum, precision=spec.precision_in_force
     )
 
     def program_over(shard: Shard, constants: Mapping[str, Any]) -> Program:
         target = Target(
             logdensity_and_grad=lambda position: logdensity.logdensity_and_grad(position, shard, constants),
             dot=lambda a, b: jnp.sum(a * b, axis=-1),
+            logdensity=lambda position: logdensity.logdensity(position, shard, constants),
         )
         return build_program(spec, target, unconstrainer.num_dimensions)
 

@@ -15,6 +15,7 @@ from distmc.data.blocks import plan_blocks
 from distmc.data.data import Data
 from distmc.errors import SpecError, StartError
 from distmc.model.density import cast_floats, likelihood_dtype
+from distmc.model.double import double_precision
 from distmc.model.model import Model
 from distmc.model.transforms import Unconstrainer
 from distmc.parallel.logdensity import pack_shard
@@ -109,7 +110,7 @@ class Worker:
         blocks = plan_blocks(data, spec.num_blocks)
         require_enough_blocks(self._num_workers, blocks.num_blocks)
         self._plan = ReductionPlan(num_blocks=blocks.num_blocks, num_workers=self._num_workers)
-        self._packed = pack_shard(data, blocks, self._plan, self._rank, spec.precision)
+        self._packed = pack_shard(data, blocks, self._plan, self._rank, spec.precision_in_force)
 
     def compile(self) -> CompileReport:
         """Put the rows on the device and compile the program; every worker of the run must be connected."""
@@ -119,7 +120,7 @@ class Worker:
             devices = _one_device_per_worker(self._num_workers)
             self._mesh = build_mesh(devices)
             self._shard = jax.tree.map(lambda rows: shard(self._mesh, rows), self._packed)
-            constants = cast_floats(task.data.constants or {}, likelihood_dtype(task.spec.precision))
+            constants = cast_floats(task.data.constants or {}, likelihood_dtype(task.spec.precision_in_force))
             self._constants = replicate(self._mesh, constants)
             self._program = compile_program(task.spec, task.model, self._plan, self._mesh, self._shard, self._constants)
             self._key_data = replicate(self._mesh, jax.random.key_data(seed_key(task.spec.seed)))
@@ -139,7 +140,7 @@ class Worker:
         """
         began = time.monotonic()
         task = self._task
-        with jax.enable_x64(True):
+        with double_precision(task.model):
             if task.resume_state is None:
                 position = replicate(self._mesh, task.start)
                 self._state = self._program.start(position, self._shard, self._constants)
@@ -166,7 +167,7 @@ class Worker:
         end = spec.num_warmup if phase == "warmup" else spec.num_steps
         capacity = self._program.trace.logdensity.shape[0]
         num_steps = max(0, min(num_steps, end - first_step, capacity))
-        with jax.enable_x64(True):
+        with double_precision(self._task.model):
             self._state, trace = self._program.advance(
                 self._key_data,
                 self._state,
@@ -282,8 +283,9 @@ def _require_finite(state: RunState) -> None:
     if not np.all(is_good):
         bad = np.flatnonzero(~is_good)
         shown = ", ".join(f"chain {chain}: log-density {state.kernel.logdensity[chain]}" for chain in bad[:3])
+        what = "log-density or its gradient is" if hasattr(state.kernel, "logdensity_grad") else "log-density is"
         raise StartError(
-            f"{bad.size} of {is_good.size} chains start where the log-density or its gradient is not finite ({shown}). "
+            f"{bad.size} of {is_good.size} chains start where the {what} not finite ({shown}). "
             "A chain can only start inside the support of prior and likelihood; give starting values with `initial`, "
             "or a prior that keeps away from impossible parameters."
         )

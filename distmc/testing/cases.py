@@ -15,11 +15,13 @@ A kernel joins the suite with one line in `KERNEL_CASES`, or, outside distmc, wi
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 
-from distmc.kernels import hmc
+from distmc.kernels import hmc, rwmh
+from distmc.kernels import slice as slice_kernel
 from distmc.kernels.base import Kernel, StepParameters, Target, TrajectoryParameters
 from distmc.kernels.metrics import Metric
 from distmc.types import Array
@@ -87,5 +89,20 @@ def step_parameters(step_size: float) -> Callable[[Metric, int], StepParameters]
     return parameters
 
 
-KERNEL_CASES = (KernelCase(name="HMC", build_kernel=hmc.build_kernel, parameters=trajectory_parameters(0.9, 3)),)
+KERNEL_CASES = (
+    KernelCase(name="HMC", build_kernel=hmc.build_kernel, parameters=trajectory_parameters(0.9, 3)),
+    KernelCase(
+        name="RWMH",
+        build_kernel=partial(rwmh.build_kernel, num_proposals=3),
+        parameters=step_parameters(1.0),
+        has_gradient=False,
+    ),
+    KernelCase(
+        name="Slice",
+        # More directions than dimensions come in groups, whose order is not that of the way back.
+        build_kernel=partial(slice_kernel.build_kernel, num_directions=2, max_expansions=2),
+        parameters=step_parameters(1.5),
+        has_gradient=False,
+    ),
+)
 """The kernels of distmc."""

@@ -24,7 +24,11 @@ _EDGE = 50.0
 
 def target_of(logdensity_and_grad: LogDensityAndGrad) -> Target:
     """Return the target of a density whose coordinates are all on this device."""
-    return Target(logdensity_and_grad, lambda a, b: jnp.sum(a * b, axis=-1))
+    return Target(
+        logdensity_and_grad=logdensity_and_grad,
+        dot=lambda a, b: jnp.sum(a * b, axis=-1),
+        logdensity=lambda position: logdensity_and_grad(position)[0],
+    )
 
 
 def steep(position: Array) -> tuple[Array, Array]:

@@ -59,7 +59,11 @@ class ExactTarget:
     @property
     def target(self) -> Target:
         """What a kernel is given."""
-        return Target(jax.vmap(jax.value_and_grad(self.logdensity)), lambda a, b: jnp.sum(a * b, axis=-1))
+        return Target(
+            logdensity_and_grad=jax.vmap(jax.value_and_grad(self.logdensity)),
+            dot=lambda a, b: jnp.sum(a * b, axis=-1),
+            logdensity=jax.vmap(self.logdensity),
+        )
 
     @property
     def metric(self) -> Metric:

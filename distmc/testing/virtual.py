@@ -173,9 +173,9 @@ def count_collectives(text: str) -> dict[str, int]:
 def _load(spec: RunSpec, plan: ReductionPlan, mesh: Mesh, data: Data) -> tuple[Shard, Mapping[str, Any]]:
     """Lay all workers' rows and constants out over the devices."""
     blocks = plan_blocks(data, spec.num_blocks)
-    shards = [pack_shard(data, blocks, plan, rank, spec.precision) for rank in range(plan.num_workers)]
+    shards = [pack_shard(data, blocks, plan, rank, spec.precision_in_force) for rank in range(plan.num_workers)]
     rows = jax.tree.map(lambda *pieces: np.concatenate(pieces), *shards)
-    constants = cast_floats(data.constants or {}, likelihood_dtype(spec.precision))
+    constants = cast_floats(data.constants or {}, likelihood_dtype(spec.precision_in_force))
     over_workers, everywhere = PartitionSpec(WORKER_AXIS), PartitionSpec()
     return (
         jax.device_put(rows, NamedSharding(mesh, over_workers)),

@@ -15,6 +15,7 @@ PACKAGE = pathlib.Path(distmc.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 COLLECTIVES = {"all_gather", "all_to_all", "pmax", "pmean", "pmin", "ppermute", "psum", "psum_scatter", "pshuffle"}
 COMMUNICATE = (
+    "parallel.logdensity.ShardedLogDensity.logdensity",
     "parallel.logdensity.ShardedLogDensity.logdensity_and_grad",
     "sampling.program.Program.start",
     "sampling.program.Program.advance",

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -16,6 +17,7 @@ from distmc.model.model import Model
 from distmc.orchestration import session
 from distmc.parallel.reduction import OrderedSum
 from distmc.run import Run
+from distmc.samplers import Slice
 from distmc.sampling import compiled
 from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.sampling.state import digest
@@ -26,7 +28,11 @@ NUM_STATES, NUM_SYMBOLS = 2, 3
 SPEC = RunSpec(num_chains=4, num_warmup=40, num_draws=20, num_blocks=8)
 # Numbers that were single precision are few enough here to be added in double precision without any rounding, in
 # whatever order. The order shows in rows that are evaluated in double precision.
-SPECS = {"hidden Markov model": SPEC, "logistic regression": dataclasses.replace(SPEC, precision="float64")}
+SPECS = {
+    "hidden Markov model": SPEC,
+    "logistic regression": dataclasses.replace(SPEC, precision="float64"),
+    "counts out of JAX": dataclasses.replace(SPEC, sampler=Slice(num_directions=2)),
+}
 
 
 class Record:
@@ -86,7 +92,26 @@ def logistic() -> tuple[Model, Data]:
     return Model(priors, logistic_likelihood), Data(rows={"x": x, "y": y})
 
 
-PROBLEMS = {"hidden Markov model": hidden_markov, "logistic regression": logistic}
+def log_probability(log_rate: Any, count: Any) -> Any:
+    return np.asarray(count * log_rate - np.exp(log_rate))
+
+
+def counts_likelihood(params: dict[str, Any], data: dict[str, Any]) -> Any:
+    log_rate = params["level"] + params["trend"] * data["x"]
+    result = jax.ShapeDtypeStruct(log_rate.shape, log_rate.dtype)
+    return jax.pure_callback(log_probability, result, log_rate, data["count"], vmap_method="broadcast_all")
+
+
+def counts() -> tuple[Model, Data]:
+    """Return a Poisson regression whose likelihood is worked out by NumPy."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=60)
+    priors = {"level": dist.Normal(0.0, 1.0), "trend": dist.Normal(0.0, 1.0)}
+    rows = {"x": x, "count": rng.poisson(np.exp(0.5 + 0.5 * x))}
+    return Model(priors, counts_likelihood, is_differentiable=False), Data(rows=rows)
+
+
+PROBLEMS = {"hidden Markov model": hidden_markov, "logistic regression": logistic, "counts out of JAX": counts}
 
 
 @pytest.fixture(scope="module")

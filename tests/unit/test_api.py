@@ -167,6 +167,31 @@ def test_lists_that_are_none(data: Callable[[], Any]) -> None:
 
 
 @pytest.mark.usefixtures("nothing_starts")
+@pytest.mark.parametrize("sampler", [distmc.ChEES(), distmc.HMC()], ids=["ChEES", "HMC"])
+def test_samplers_that_follow_a_gradient_that_is_not_there(sampler: Any) -> None:
+    model = distmc.Model({"mean": dist.Normal(0.0, 1.0)}, normal.log_likelihood, is_differentiable=False)
+    with pytest.raises(SpecError, match=r"follows the gradient .* `distmc.RWMH\(\)` or `distmc.Slice\(\)`"):
+        _sample(model=model, sampler=sampler)
+
+
+@pytest.mark.parametrize(("is_differentiable", "sampler"), [(True, distmc.ChEES()), (False, distmc.RWMH())])
+def test_sampler_that_a_model_gets_where_none_is_chosen(
+    is_differentiable: bool, sampler: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Prepared(Exception):
+        """Ends `sample` where the run would be executed."""
+
+    def stop(prepared: run.Run, *arguments: Any, **options: Any) -> None:
+        raise Prepared(prepared.record.spec.sampler)
+
+    monkeypatch.setattr(run.Run, "execute", stop)
+    model = distmc.Model({"mean": dist.Normal(0.0, 1.0)}, normal.log_likelihood, is_differentiable=is_differentiable)
+    with pytest.raises(Prepared) as caught:
+        _sample(model=model)
+    assert caught.value.args == (sampler,)
+
+
+@pytest.mark.usefixtures("nothing_starts")
 def test_a_placement_that_is_none() -> None:
     with pytest.raises(InputError, match="`on="):
         _sample(on="ray")

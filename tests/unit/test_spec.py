@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distmc.errors import SpecError
-from distmc.samplers import HMC, MALA, NUTS, ChEES
+from distmc.samplers import HMC, MALA, NUTS, RWMH, SAMPLERS, WITHOUT_GRADIENT, ChEES, Sampler, Slice
 from distmc.spec import Local, Ray, RunSpec
 
 positive = st.floats(min_value=1e-300, max_value=1e300)
@@ -22,11 +22,14 @@ settings: dict[str, Any] = tuning | {
     "jitter": st.floats(min_value=0.0, max_value=1.0, exclude_max=True),
     "max_integration_steps": st.integers(min_value=1),
 }
+counts = st.none() | st.integers(min_value=1)
 samplers = (
     st.builds(HMC, trajectory_length=positive, **settings)
     | st.builds(ChEES, initial_trajectory_length=positive, **settings)
     | st.builds(NUTS, max_tree_depth=st.integers(min_value=1, max_value=30), **tuning)
     | st.builds(MALA, **tuning)
+    | st.builds(RWMH, num_proposals=counts, **tuning)
+    | st.builds(Slice, num_directions=counts, max_expansions=st.integers(min_value=0), **tuning)
 )
 specs = st.builds(
     RunSpec,
@@ -97,6 +100,12 @@ def test_other_text_is_refused(text: str) -> None:
         *[(NUTS, "max_tree_depth", value) for value in (0, 31, 2.0)],
         *[(sampler, "target_acceptance_rate", value) for sampler in (MALA, NUTS) for value in (0.0, 1.0)],
         *[(sampler, "metric", "full") for sampler in (MALA, NUTS)],
+        *[(RWMH, "num_proposals", value) for value in (0, 1.5)],
+        (RWMH, "target_acceptance_rate", 1.0),
+        (RWMH, "metric", "full"),
+        *[(Slice, "num_directions", value) for value in (0, True)],
+        (Slice, "max_expansions", -1),
+        (Slice, "target_acceptance_rate", "0.5"),
         *[(Ray, "num_workers", value) for value in (0, -1, 1.5)],
         (Ray, "num_cpus_per_worker", 0),
         *[(Ray, "num_gpus_per_worker", value) for value in (-1, 2)],
@@ -147,6 +156,13 @@ def test_values_are_frozen() -> None:
     for value, name in ((RunSpec(), "seed"), (HMC(), "jitter"), (ChEES(), "jitter"), (Ray(), "num_workers")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(value, name, 1)
+
+
+@pytest.mark.parametrize("sampler", [kind() for kind in SAMPLERS.values()], ids=list(SAMPLERS))
+def test_samplers_without_gradients_evaluate_rows_in_float64_whatever_is_asked(sampler: Sampler) -> None:
+    assert RunSpec(sampler=sampler, precision="float64").precision_in_force == "float64"
+    in_force = RunSpec(sampler=sampler, precision="mixed").precision_in_force
+    assert in_force == ("float64" if isinstance(sampler, WITHOUT_GRADIENT) else "mixed")
 
 
 def test_local_is_one_worker() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distmc.adaptation.pooling import Pooling
-from distmc.adaptation.step_size import harmonic_mean_rate, start_step_size, update_step_size
+from distmc.adaptation.step_size import harmonic_mean_rate, mean_rate, start_step_size, update_step_size
 from distmc.types import Array
 
 POOLING = Pooling(mean=functools.partial(jnp.mean, axis=0), median=functools.partial(jnp.median, axis=0))
@@ -66,6 +66,11 @@ def test_harmonic_mean_of_many_chains() -> None:
     rates = np.random.default_rng(0).uniform(0.3, 1.0, 64)
     pooled = harmonic_mean_rate(jnp.asarray(rates), TARGET, jnp.ones(64), POOLING)
     np.testing.assert_allclose(pooled, 1.0 / np.mean(1.0 / rates), rtol=1e-12)
+
+
+def test_plain_mean_for_rates_that_are_nearly_all_or_nothing() -> None:
+    rates, weight = jnp.array([1.0, 0.0, 0.0, np.nan, 1.0]), jnp.array([1.0, 1.0, 1.0, 1.0, 0.0])
+    np.testing.assert_allclose(mean_rate(rates, 0.234, weight, POOLING), 0.25)
 
 
 def test_rates_that_are_nothing_count_as_the_floor() -> None:

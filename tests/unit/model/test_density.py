@@ -122,7 +122,7 @@ BAD_LIKELIHOODS = {
     "other length": (lambda p, d: d["y"][:7], r"shape \(7,\) for 50 rows"),
     "nothing": (lambda p, d: None, "returned `None`.*Is a `return` missing"),
     "tuple": (lambda p, d: (d["y"], 1.0), "returned a `tuple`; it must return one array"),
-    "integers": (lambda p, d: jnp.round(d["y"]).astype(int), "type `int64`.*gradients"),
+    "integers": (lambda p, d: jnp.round(d["y"]).astype(int), "type `int64`.*real number"),
     "complex": (lambda p, d: d["y"] + 1j, "type `complex128`"),
     "booleans": (lambda p, d: d["y"] > 0, "type `bool`"),
     "raises": (raising, r"`log_likelihood` raised RuntimeError .*: no such thing\. It was given"),

@@ -29,6 +29,7 @@ def build(
     flat=None,
     log_prior=None,
     branch=2.0,
+    is_differentiable=True,
 ):
     """Build a model that holds constants in all the places where a traced program can keep them."""
     values = np.arange(4000.0) if table is None else table
@@ -50,7 +51,7 @@ def build(
         return square(data["y"] - first) * second + walk + branched + looked_up(data["k"][0])
 
     priors = {names[0]: prior or dist.Normal(0.0, 1.0), names[1]: flat or Parameter((), dist.constraints.positive)}
-    return Model(priors, log_likelihood, log_prior)
+    return Model(priors, log_likelihood, log_prior, is_differentiable)
 
 
 def student():
@@ -83,6 +84,7 @@ CHANGES = {
     "a support": lambda: build(flat=Parameter((), dist.constraints.real)),
     "a bound": lambda: build(flat=Parameter((), dist.constraints.greater_than(1.0))),
     "a name": lambda: build(names=("a", "c")),
+    "the mark that there is no gradient": lambda: build(is_differentiable=False),
     "an extra prior": lambda: build(log_prior=lambda params: -params["b"]),
 }
 
@@ -103,6 +105,25 @@ def test_addresses_of_objects_do_not_show():
     first, second = object(), object()
     assert fingerprint(build_labelled(first), DATA) == fingerprint(build_labelled(second), DATA)
     assert fingerprint(build_labelled("kept"), DATA) != fingerprint(build_labelled("other"), DATA)
+
+
+def test_a_gradient_that_is_not_used_does_not_show_and_is_not_asked_for():
+    def marked(backward):
+        return fingerprint(build(backward=backward, is_differentiable=False), DATA)
+
+    assert marked(2.0) == marked(2.5)
+
+    def build_calling_out():
+        def outside(x):
+            return np.asarray(x)
+
+        def log_likelihood(params, data):
+            result = jax.ShapeDtypeStruct(data["y"].shape, data["y"].dtype)
+            return jax.pure_callback(outside, result, data["y"] * params["a"], vmap_method="broadcast_all")
+
+        return Model({"a": dist.Normal(0.0, 1.0)}, log_likelihood, is_differentiable=False)
+
+    assert fingerprint(build_calling_out(), DATA) == fingerprint(build_calling_out(), DATA)
 
 
 def test_the_order_of_parameters_shows():

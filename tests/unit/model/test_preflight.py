@@ -9,15 +9,16 @@ import numpyro.distributions as dist
 import pytest
 
 from distmc.data.data import Data
-from distmc.errors import DataError, ModelError, StartError
+from distmc.errors import DataError, ModelError, SpecError, StartError
 from distmc.model.density import cast_floats, likelihood_dtype, row_contributions
 from distmc.model.model import Model
 from distmc.model.preflight import cheap_checks, check
 from distmc.model.shared import sum_and_gradient
 from distmc.model.transforms import Unconstrainer
+from distmc.samplers import Slice
 from distmc.spec import RunSpec
 
-NAMES = ["parameters", "data", "likelihood", "finite", "gradient", "rows add up", "precision"]
+NAMES = ["sampler", "parameters", "data", "likelihood", "finite", "gradient", "rows add up", "precision"]
 
 
 def with_likelihood(model, function):
@@ -64,6 +65,7 @@ def test_a_failed_essential_check_ends_the_others(linear_model, linear_data):
     model = with_likelihood(linear_model, lambda params, data: data["y"][:, None])
     report = check(model, linear_data)
     assert outcomes(report) == {
+        "sampler": "ok",
         "parameters": "ok",
         "data": "ok",
         "likelihood": "failed",
@@ -192,6 +194,61 @@ def test_a_likelihood_whose_form_depends_on_the_length_is_refused():
 
     with pytest.raises(ModelError, match="it must always return the same kind"):
         cheap_checks(Model({"mean": dist.Normal()}, likelihood), ragged_data())
+
+
+def rounded_likelihood(params, data):
+    """Return a linear regression's contributions on a grid: there is no gradient."""
+    loc = params["intercept"] + data["x"] @ params["slope"]
+    return jnp.floor(4.0 * dist.Normal(loc, params["scale"]).log_prob(data["y"])) / 4.0
+
+
+def called_out(params, data):
+    """Return a linear regression's contributions from NumPy."""
+
+    def outside(loc, scale, y):
+        assert loc.dtype == y.dtype == np.float64
+        return -0.5 * ((y - loc) / scale) ** 2 - np.log(scale)
+
+    loc = params["intercept"] + data["x"] @ params["slope"]
+    result = jax.ShapeDtypeStruct(loc.shape, loc.dtype)
+    return jax.pure_callback(outside, result, loc, params["scale"], data["y"], vmap_method="sequential")
+
+
+@pytest.mark.parametrize("function", [rounded_likelihood, called_out])
+def test_a_model_that_is_marked_is_not_asked_for_a_gradient(linear_model, linear_data, function):
+    model = Model(linear_model.parameters, function, is_differentiable=False)
+    report = check(model, linear_data)
+    assert report.ok, str(report)
+    assert [finding.name for finding in report.findings] == NAMES
+    assert "RWMH, which needs no gradient" in str(report)
+    assert outcomes(report) == dict.fromkeys(NAMES, "ok") | {"gradient": "note", "precision": "note"}
+    assert "says that there is none" in message_of(report, "gradient")
+    assert "Rows are evaluated in float64" in message_of(report, "precision")
+    assert report.figures["likelihood_dtype"] == "float64"
+
+
+def test_a_likelihood_without_gradient_that_is_not_marked_is_told_the_mark(linear_model, linear_data):
+    with pytest.raises(ModelError, match=r"when distmc asked JAX for its gradient: .*`is_differentiable=False`"):
+        cheap_checks(with_likelihood(linear_model, called_out), linear_data)
+    stopped = check(with_likelihood(linear_model, BAD_GRADIENTS["stopped"][0]), linear_data)
+    assert "`is_differentiable=False`" in message_of(stopped, "gradient")
+
+
+def test_a_sampler_that_follows_gradients_is_refused_for_a_marked_model(linear_model, linear_data):
+    model = Model(linear_model.parameters, linear_model.log_likelihood, is_differentiable=False)
+    report = check(model, linear_data, RunSpec())
+    assert not report.ok
+    assert "`distmc.RWMH()` or `distmc.Slice()`" in message_of(report, "sampler")
+    assert set(outcomes(report).values()) == {"failed", "skipped"}
+    with pytest.raises(SpecError, match="`ChEES` follows the gradient"):
+        cheap_checks(model, linear_data, RunSpec())
+
+
+def test_a_sampler_that_leaves_the_gradient_unused_is_worth_a_note(linear_model, linear_data):
+    report = check(linear_model, linear_data, RunSpec(sampler=Slice()))
+    assert report.ok
+    assert outcomes(report)["sampler"] == "note"
+    assert "usually needs far fewer evaluations" in message_of(report, "sampler")
 
 
 def test_a_sum_is_told_to_be_evaluated_row_by_row(linear_model, linear_data):

@@ -27,8 +27,13 @@ NUM_CHAINS = 3
 
 
 def evaluate(
-    model: Model, data: Data, position: NumpyArray, num_workers: int, precision: Precision = "float64"
-) -> tuple[NumpyArray, NumpyArray]:
+    model: Model,
+    data: Data,
+    position: NumpyArray,
+    num_workers: int,
+    precision: Precision = "float64",
+    what: str = "logdensity_and_grad",
+) -> Any:
     """Return log-density and gradient as every worker sees them, (num_workers, num_chains, ...)."""
     blocks = plan_blocks(data, NUM_BLOCKS)
     plan = ReductionPlan(num_blocks=NUM_BLOCKS, num_workers=num_workers)
@@ -44,8 +49,7 @@ def evaluate(
     whole = jax.tree.map(lambda *pieces: np.concatenate(pieces), *shards)
 
     def on_worker(position: Any, shard: Shard, constants: Mapping[str, Any]) -> Any:
-        value, grad = target.logdensity_and_grad(position, shard, constants)
-        return value[None], grad[None]
+        return jax.tree.map(lambda leaf: leaf[None], getattr(target, what)(position, shard, constants))
 
     each, everywhere = PartitionSpec(WORKER_AXIS), PartitionSpec()
     mesh = build_mesh(jax.devices()[:num_workers])
@@ -53,8 +57,7 @@ def evaluate(
         on_worker, mesh=mesh, in_specs=(everywhere, each, everywhere), out_specs=each, check_vma=False
     )
     with jax.enable_x64(True):
-        value, grad = jax.jit(mapped)(position, whole, constants)
-        return np.asarray(value), np.asarray(grad)
+        return jax.tree.map(np.asarray, jax.jit(mapped)(position, whole, constants))
 
 
 def evaluate_serially(model: Model, data: Data, position: NumpyArray, precision: Precision = "float64") -> Any:
@@ -109,6 +112,19 @@ def test_bits_do_not_depend_on_the_number_of_workers(mixture: tuple[Model, Data]
     for num_workers in (2, 3, 8):
         for one, other in zip(alone, evaluate(model, data, position, num_workers, precision), strict=True):
             assert all(piece.tobytes() == one[0].tobytes() for piece in other)
+
+
+def test_value_alone_equals_the_serial_sum_with_the_same_bits_for_any_number_of_workers(
+    mixture: tuple[Model, Data],
+) -> None:
+    model, data = mixture
+    position = positions(model)
+    value, _ = evaluate_serially(model, data, position)
+    alone = evaluate(model, data, position, 1, what="logdensity")
+    np.testing.assert_allclose(alone[0], value, rtol=1e-13)
+    for num_workers in (2, 3):
+        together = evaluate(model, data, position, num_workers, what="logdensity")
+        assert all(piece.tobytes() == alone[0].tobytes() for piece in together)
 
 
 def test_constants_of_priors_have_the_same_bits_for_any_number_of_workers() -> None:

@@ -14,7 +14,7 @@ from distmc.data.blocks import plan_blocks
 from distmc.parallel.logdensity import pack_shard
 from distmc.parallel.mesh import WORKER_AXIS, build_mesh
 from distmc.parallel.tree import ReductionPlan
-from distmc.samplers import MALA, NUTS, ChEES, Sampler
+from distmc.samplers import MALA, NUTS, RWMH, ChEES, Sampler, Slice
 from distmc.sampling.compiled import LoweredProgram, compile_program, lower_program
 from distmc.sampling.worker import WorkerTask
 from distmc.spec import Reduction
@@ -33,7 +33,7 @@ def lowered(task: WorkerTask, num_workers: int, reduction: Reduction = "ordered"
         return jax.ShapeDtypeStruct((num_workers * leaf.shape[0], *leaf.shape[1:]), leaf.dtype, sharding=sharding)
 
     with jax.enable_x64(True):
-        shard = jax.tree.map(struct, pack_shard(data, blocks, plan, 0, spec.precision))
+        shard = jax.tree.map(struct, pack_shard(data, blocks, plan, 0, spec.precision_in_force))
         return lower_program(spec, task.model, plan, mesh, shard, {})
 
 
@@ -73,6 +73,15 @@ def test_everything_travels_in_one_flat_array(task: WorkerTask) -> None:
     assert sent == f"{task.spec.num_chains}x{1 + 3}xf64"
 
 
+@pytest.mark.parametrize("sampler", [RWMH(), Slice()], ids=["RWMH", "Slice"])
+def test_values_alone_travel_where_there_is_no_gradient(task: WorkerTask, sampler: Sampler) -> None:
+    task = dataclasses.replace(task, spec=dataclasses.replace(task.spec, sampler=sampler))
+    program = lowered(task, 2)
+    assert collectives(program.start) == collectives(program.advance) == {"collective_permute": 1}
+    (sent,) = re.findall(r"stablehlo\.collective_permute.*?: \(tensor<([^>]*)>\)", program.advance.as_text())
+    assert sent == f"{task.spec.num_chains}xf64"
+
+
 # Trees of NUTS differ in size between chains, and a last bit can decide where one turns back.
 @pytest.mark.parametrize("sampler", [ChEES(max_integration_steps=50), MALA(), NUTS()], ids=["ChEES", "MALA", "NUTS"])
 def test_run_on_three_devices_equals_that_on_one(task: WorkerTask, sampler: Sampler) -> None:
@@ -87,7 +96,7 @@ def run(task: WorkerTask, num_workers: int) -> Any:
     """Return the state and the draws after 70 steps on devices of this process."""
     blocks = plan_blocks(task.data, task.spec.num_blocks)
     plan = ReductionPlan(num_blocks=blocks.num_blocks, num_workers=num_workers)
-    shards = [pack_shard(task.data, blocks, plan, rank, task.spec.precision) for rank in range(num_workers)]
+    shards = [pack_shard(task.data, blocks, plan, rank, task.spec.precision_in_force) for rank in range(num_workers)]
     mesh = build_mesh(jax.devices()[:num_workers])
     everywhere, on_mesh = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(WORKER_AXIS))
     with jax.enable_x64(True):
