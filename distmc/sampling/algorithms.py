@@ -28,8 +28,6 @@ POOLING = Pooling(mean=partial(jnp.mean, axis=0), median=partial(jnp.median, axi
 # In whitened coordinates a good step is the dimension to this power: long trajectories (Neal 2011, section 4.4), and
 # single steps (Roberts and Rosenthal 1998).
 _HAMILTONIAN_EXPONENT, _LANGEVIN_EXPONENT = -1.0 / 4.0, -1.0 / 6.0
-
-
 # In units of the target's standard deviation; a slice through a Gaussian is about 3.5 long.
 _SLICE_WIDTH = 4.0
 
@@ -128,6 +126,7 @@ def _(sampler: Points, setting: Setting) -> Algorithm:
     return Algorithm(points.build_kernel(setting.target), Constant(values=parameters))
 
 
+@build_algorithm.register
 def _(sampler: RWMH, setting: Setting) -> Algorithm:
     num_dimensions = setting.num_dimensions
     # The best step on a Gaussian in whitened coordinates (Roberts, Gelman, Gilks 1997).
