@@ -37,9 +37,9 @@ from distmc.kernels.base import (
 from distmc.kernels.metrics import to_position
 from distmc.types import Array
 
-# An interval that has been shrunk so often is as small as rounding errors. Giving up leaves the target invariant: the
-# way back would shrink as often.
-_MOST_TRIES = 100
+# An interval that has been shrunk so often is some 1e11 times smaller than it was, soon as small as rounding errors.
+# Giving up leaves the target invariant: the way back would shrink as often.
+_MOST_TRIES = 40
 
 
 class SliceInfo(NamedTuple):
@@ -151,7 +151,7 @@ def build_kernel(target: Target, num_directions: int, max_expansions: int) -> Ke
         first = _Machine(state, begin(zero, state.logdensity), zero, zero, zero, zero, zero > 0)
         _, end = lax.while_loop(is_under_way, evaluate, (jnp.int32(0), first))
         info = SliceInfo(
-            acceptance_rate=end.num_moves / end.num_tries,
+            acceptance_rate=end.num_moves.astype(jnp.float64) / end.num_tries,
             is_divergent=zero > 0,
             is_nonfinite=end.is_nonfinite,
             num_integration_steps=end.num_evaluations,
