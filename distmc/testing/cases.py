@@ -20,7 +20,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from distmc.kernels import hmc, rwmh
+from distmc.kernels import hmc, mala, nuts, rwmh
 from distmc.kernels import slice as slice_kernel
 from distmc.kernels.base import Kernel, StepParameters, Target, TrajectoryParameters
 from distmc.kernels.metrics import Metric
@@ -91,6 +91,8 @@ def step_parameters(step_size: float) -> Callable[[Metric, int], StepParameters]
 
 KERNEL_CASES = (
     KernelCase(name="HMC", build_kernel=hmc.build_kernel, parameters=trajectory_parameters(0.9, 3)),
+    KernelCase(name="NUTS", build_kernel=partial(nuts.build_kernel, max_tree_depth=3), parameters=step_parameters(0.8)),
+    KernelCase(name="MALA", build_kernel=mala.build_kernel, parameters=step_parameters(1.0)),
     KernelCase(
         name="RWMH",
         build_kernel=partial(rwmh.build_kernel, num_proposals=3),
