@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from distmc.kernels import hmc, mala, nuts, rwmh
 from distmc.kernels import slice as slice_kernel
-from distmc.kernels.base import Kernel, StepParameters, Target, TrajectoryParameters
+from distmc.kernels.base import Kernel, StepParameters, Target, TrajectoryParameters, TreeParameters
 from distmc.kernels.metrics import Metric
 from distmc.types import Array
 
@@ -89,9 +89,21 @@ def step_parameters(step_size: float) -> Callable[[Metric, int], StepParameters]
     return parameters
 
 
+def tree_parameters(step_size: float, max_tree_depth: int) -> Callable[[Metric, int], TreeParameters]:
+    """Return what makes parameters of a kernel whose trajectories end by themselves."""
+
+    def parameters(metric: Metric, num_chains: int) -> TreeParameters:
+        depth = jnp.asarray(max_tree_depth, jnp.int32)
+        return TreeParameters(jnp.asarray(step_size, jnp.float64), depth, metric)
+
+    return parameters
+
+
 KERNEL_CASES = (
     KernelCase(name="HMC", build_kernel=hmc.build_kernel, parameters=trajectory_parameters(0.9, 3)),
-    KernelCase(name="NUTS", build_kernel=partial(nuts.build_kernel, max_tree_depth=3), parameters=step_parameters(0.8)),
+    KernelCase(
+        name="NUTS", build_kernel=partial(nuts.build_kernel, deepest_tree=3), parameters=tree_parameters(0.8, 3)
+    ),
     KernelCase(name="MALA", build_kernel=mala.build_kernel, parameters=step_parameters(1.0)),
     KernelCase(
         name="RWMH",
