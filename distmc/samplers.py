@@ -188,12 +188,88 @@ class Slice:
         _require_tuning_ranges(self)
 
 
-Sampler: TypeAlias = HMC | ChEES | MALA | NUTS | RWMH | Slice
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MAMS:
+    """Metropolis-adjusted microcanonical sampler: trajectories of constant speed, turned by the gradient.
+
+    In place of a momentum each step draws a direction. For the same acceptance its integration steps may be longer than
+    those of Hamiltonian Monte Carlo. A chain that starts very far out comes nearer at constant speed, where with a
+    momentum it would fall; `LAPS` starts better there.
+
+    Attributes
+    ----------
+    trajectory_length : float
+        Mean integration time of a trajectory. Speed and scales are such that a quarter period of a Gaussian
+        posterior is near pi / 2 in every dimension, as for `HMC`.
+    jitter : float
+        Each trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
+        low-discrepancy sequence, the same for all chains. Guards against resonance.
+    target_acceptance_rate : float
+        Harmonic mean of the acceptance rate over chains that the step size is tuned for.
+    metric : {"auto", "diagonal", "dense"}
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+    max_integration_steps : int
+        Upper limit of integration steps in one trajectory.
+    """
+
+    trajectory_length: float = 1.5707963267948966
+    jitter: float = 0.5
+    target_acceptance_rate: float = 0.9
+    metric: MetricKind = "auto"
+    max_integration_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        require_positive(self, "trajectory_length")
+        _require_hamiltonian_ranges(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LAPS:
+    """Late-adjusted parallel sampler: the cheapest warm-up, for many chains.
+
+    For the first four fifths of warm-up a step is one gradient and is not adjusted. What the chains sample then is only
+    near the posterior; it serves to bring them there and to learn its scales. In the last fifth of warm-up, and for
+    all draws, steps are those of `MAMS`: draws are as exact as those of any other sampler here.
+
+    What unadjusted steps need is estimated from all chains after every step, so it takes many chains: 64 or more,
+    and not fewer than 16. With hundreds of chains a few tens of draws of each may be enough.
+
+    Attributes
+    ----------
+    trajectory_length : float
+        Mean integration time of an adjusted trajectory, as for `MAMS`.
+    jitter : float
+        Each adjusted trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
+        low-discrepancy sequence, the same for all chains. Guards against resonance.
+    target_acceptance_rate : float
+        Harmonic mean of the acceptance rate over chains that the adjusted step size is tuned for.
+    metric : {"auto", "diagonal", "dense"}
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+    max_integration_steps : int
+        Upper limit of integration steps in one trajectory.
+    """
+
+    trajectory_length: float = 1.5707963267948966
+    jitter: float = 0.5
+    target_acceptance_rate: float = 0.9
+    metric: MetricKind = "auto"
+    max_integration_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        require_positive(self, "trajectory_length")
+        _require_hamiltonian_ranges(self)
+
+
+Sampler: TypeAlias = HMC | ChEES | NUTS | MALA | MAMS | LAPS | RWMH | Slice
 SAMPLERS: dict[str, type[Sampler]] = {
     "HMC": HMC,
     "ChEES": ChEES,
-    "MALA": MALA,
     "NUTS": NUTS,
+    "MALA": MALA,
+    "MAMS": MAMS,
+    "LAPS": LAPS,
     "RWMH": RWMH,
     "Slice": Slice,
 }
@@ -222,7 +298,7 @@ def sampler_named(name: str, **settings: object) -> Sampler:
     return sampler(**settings)  # type: ignore[arg-type]
 
 
-def _require_hamiltonian_ranges(sampler: HMC | ChEES) -> None:
+def _require_hamiltonian_ranges(sampler: HMC | ChEES | MAMS | LAPS) -> None:
     require_number(sampler, "jitter")
     if not 0.0 <= sampler.jitter < 1.0:
         raise SpecError(f"`jitter={sampler.jitter!r}` must be at least 0 and below 1.")

@@ -1,6 +1,7 @@
 """From a sampler's settings to its kernel and to what tunes it: one short function a sampler."""
 
 import functools
+import dataclasses
 from functools import partial
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from distmc.adaptation.base import Adaptation
 from distmc.adaptation.chees import ChEESCriterion
 from distmc.adaptation.constant import Constant
+from distmc.adaptation.laps import LateAdjustment
 from distmc.adaptation.metric import MetricRule, wants_dense
 from distmc.adaptation.pooling import Pooling
 from distmc.adaptation.schedule import Schedule, build_schedule_of_short_steps
@@ -17,10 +19,10 @@ from distmc.adaptation.trajectory import TrajectoryRule
 from distmc.adaptation.trees import TreeWarmup
 from distmc.adaptation.warmup import Warmup, step_size_from_gradients
 from distmc.climbs import LBFGS, Climb, Points
-from distmc.kernels import hmc, lbfgs, mala, nuts, points, rwmh
+from distmc.kernels import hmc, laps, lbfgs, mala, mams, nuts, points, rwmh
 from distmc.kernels import slice as slice_kernel
 from distmc.kernels.base import Kernel, Target
-from distmc.samplers import HMC, MALA, NUTS, RWMH, ChEES, MetricKind, Sampler, Slice
+from distmc.samplers import HMC, LAPS, MALA, MAMS, NUTS, RWMH, ChEES, MetricKind, Sampler, Slice
 
 POOLING = Pooling(mean=partial(jnp.mean, axis=0), median=partial(jnp.median, axis=0))
 """Every worker holds all chains, so that statistics over them need no message."""
@@ -81,13 +83,8 @@ def build_algorithm(sampler: Sampler | Climb, setting: Setting) -> Algorithm:
 
 @build_algorithm.register
 def _(sampler: HMC, setting: Setting) -> Algorithm:
-    rule = TrajectoryRule(
-        length=sampler.trajectory_length,
-        criterion=None,
-        jitter=sampler.jitter,
-        max_integration_steps=sampler.max_integration_steps,
-    )
-    return Algorithm(hmc.build_kernel(setting.target), _hamiltonian_warmup(sampler, setting, rule))
+    warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=_fixed_trajectory(sampler))
+    return Algorithm(hmc.build_kernel(setting.target), warmup)
 
 
 @build_algorithm.register
@@ -98,7 +95,8 @@ def _(sampler: ChEES, setting: Setting) -> Algorithm:
         jitter=sampler.jitter,
         max_integration_steps=sampler.max_integration_steps,
     )
-    return Algorithm(hmc.build_kernel(setting.target), _hamiltonian_warmup(sampler, setting, rule))
+    warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=rule)
+    return Algorithm(hmc.build_kernel(setting.target), warmup)
 
 
 @build_algorithm.register
@@ -115,6 +113,41 @@ def _(sampler: MALA, setting: Setting) -> Algorithm:
 
 
 @build_algorithm.register
+def _(sampler: MAMS, setting: Setting) -> Algorithm:
+    warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=_fixed_trajectory(sampler))
+    return Algorithm(mams.build_kernel(setting.target), warmup)
+
+
+@build_algorithm.register
+def _(sampler: LAPS, setting: Setting) -> Algorithm:
+    adaptation = LateAdjustment(
+        schedule=setting.schedule,
+        target_acceptance_rate=sampler.target_acceptance_rate,
+        whitened_step_size=setting.num_dimensions**_HAMILTONIAN_EXPONENT,
+        trajectory=_fixed_trajectory(sampler),
+        metric=metric_rule(sampler.metric, setting),
+        target=setting.target,
+        pooling=POOLING,
+    )
+    return Algorithm(laps.build_kernel(setting.target), adaptation)
+
+
+@build_algorithm.register
+def _(sampler: RWMH, setting: Setting) -> Algorithm:
+    # The best step on a Gaussian in whitened coordinates (Roberts, Gelman, Gilks 1997).
+    best = 2.38 * setting.num_dimensions**-0.5
+    warmup = dataclasses.replace(_warmup_without_gradient(sampler, setting, step_size=best), pool_rates=mean_rate)
+    return Algorithm(rwmh.build_kernel(setting.target, num_proposals(sampler, setting.num_dimensions)), warmup)
+
+
+@build_algorithm.register
+def _(sampler: Slice, setting: Setting) -> Algorithm:
+    count = num_directions(sampler, setting.num_dimensions)
+    kernel = slice_kernel.build_kernel(setting.target, count, sampler.max_expansions)
+    return Algorithm(kernel, _warmup_without_gradient(sampler, setting, step_size=_SLICE_WIDTH))
+
+
+@build_algorithm.register
 def _(sampler: LBFGS, setting: Setting) -> Algorithm:
     parameters = lbfgs.ClimbParameters(jnp.asarray(sampler.tolerance, jnp.float64), jnp.ones((), jnp.float64))
     return Algorithm(lbfgs.build_kernel(setting.target), Constant(values=parameters))
@@ -124,41 +157,6 @@ def _(sampler: LBFGS, setting: Setting) -> Algorithm:
 def _(sampler: Points, setting: Setting) -> Algorithm:
     parameters = points.PointsParameters(jnp.zeros((), jnp.float64))
     return Algorithm(points.build_kernel(setting.target), Constant(values=parameters))
-
-
-@build_algorithm.register
-def _(sampler: RWMH, setting: Setting) -> Algorithm:
-    num_dimensions = setting.num_dimensions
-    # The best step on a Gaussian in whitened coordinates (Roberts, Gelman, Gilks 1997).
-    best = 2.38 * num_dimensions**-0.5
-    warmup = Warmup(
-        schedule=setting.schedule,
-        target_acceptance_rate=sampler.target_acceptance_rate,
-        guess_step_size=lambda _: jnp.asarray(best, jnp.float64),
-        whitened_step_size=best,
-        trajectory=None,
-        metric=metric_rule(sampler.metric, setting),
-        target=setting.target,
-        pooling=POOLING,
-        pool_rates=mean_rate,
-    )
-    return Algorithm(rwmh.build_kernel(setting.target, num_proposals(sampler, num_dimensions)), warmup)
-
-
-@build_algorithm.register
-def _(sampler: Slice, setting: Setting) -> Algorithm:
-    warmup = Warmup(
-        schedule=setting.schedule,
-        target_acceptance_rate=sampler.target_acceptance_rate,
-        guess_step_size=lambda _: jnp.asarray(_SLICE_WIDTH, jnp.float64),
-        whitened_step_size=_SLICE_WIDTH,
-        trajectory=None,
-        metric=metric_rule(sampler.metric, setting),
-        target=setting.target,
-        pooling=POOLING,
-    )
-    count = num_directions(sampler, setting.num_dimensions)
-    return Algorithm(slice_kernel.build_kernel(setting.target, count, sampler.max_expansions), warmup)
 
 
 def num_proposals(sampler: RWMH, num_dimensions: int) -> int:
@@ -171,12 +169,21 @@ def num_directions(sampler: Slice, num_dimensions: int) -> int:
     return sampler.num_directions or min(max(num_dimensions, 4), 64)
 
 
-def _hamiltonian_warmup(sampler: HMC | ChEES, setting: Setting, trajectory: TrajectoryRule) -> Warmup:
-    return _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=trajectory)
+def _fixed_trajectory(sampler: HMC | MAMS | LAPS) -> TrajectoryRule:
+    return TrajectoryRule(
+        length=sampler.trajectory_length,
+        criterion=None,
+        jitter=sampler.jitter,
+        max_integration_steps=sampler.max_integration_steps,
+    )
 
 
 def _warmup(
-    sampler: HMC | ChEES | MALA | NUTS, setting: Setting, *, exponent: float, trajectory: TrajectoryRule | None = None
+    sampler: HMC | ChEES | NUTS | MALA | MAMS,
+    setting: Setting,
+    *,
+    exponent: float,
+    trajectory: TrajectoryRule | None = None,
 ) -> Warmup:
     return Warmup(
         schedule=setting.schedule,
@@ -184,6 +191,19 @@ def _warmup(
         guess_step_size=partial(step_size_from_gradients, target=setting.target),
         whitened_step_size=setting.num_dimensions**exponent,
         trajectory=trajectory,
+        metric=metric_rule(sampler.metric, setting),
+        target=setting.target,
+        pooling=POOLING,
+    )
+
+
+def _warmup_without_gradient(sampler: RWMH | Slice, setting: Setting, *, step_size: float) -> Warmup:
+    return Warmup(
+        schedule=setting.schedule,
+        target_acceptance_rate=sampler.target_acceptance_rate,
+        guess_step_size=lambda _: jnp.asarray(step_size, jnp.float64),
+        whitened_step_size=step_size,
+        trajectory=None,
         metric=metric_rule(sampler.metric, setting),
         target=setting.target,
         pooling=POOLING,
