@@ -1,10 +1,10 @@
 """Tuning of the late-adjusted parallel sampler (LAPS): first to where the posterior is, then exactly.
 
-Until the last window of the schedule ends, steps are not adjusted. Their step size is set anew after every one of
-them, from the variance of the chains' energy errors and from how far the ensemble is from equipartition: far
-out large errors do no harm, near the posterior they are its bias. Then steps are adjusted, and dual averaging looks
-for the step size of their trajectories. When warm-up ends nothing changes any more, so that draws come from an
-adjusted kernel with fixed parameters.
+Until the last window of the schedule ends, steps are not adjusted. Their size is set anew after every one of them,
+from the variance of the chains' energy errors and from how far the ensemble is from equilibrium: far out large
+errors do no harm, near the posterior they are its bias. Then steps are adjusted, and dual averaging looks for the
+step size of their trajectories. When warm-up ends nothing changes any more, so that draws come from an adjusted kernel
+with fixed parameters.
 
 Nothing that is not finite is ever pooled, and chains that have fallen far behind have no say.
 
@@ -32,17 +32,20 @@ from distmc.kernels.laps import LAPSInfo, LAPSParameters, LAPSState
 from distmc.kernels.metrics import Metric, to_whitened
 from distmc.types import Array
 
-# The variance of energy errors per dimension that is wanted for a bias b, C b**(3/8), and how the variance grows with
-# the step size (section 3 of the paper).
-_WANTED_VARIANCE = 0.1
+# The paper's: with a bias b the variance of energy errors per dimension should be C b**(3/8), and it grows with the
+# sixth power of the step size.
+_VARIANCE_OF_UNIT_BIAS = 0.1
 _BIAS_EXPONENT = 3.0 / 8.0
-_VARIANCE_EXPONENT = 6.0
-_SMALLEST_CHANGE, _LARGEST_CHANGE = 0.3, 2.0
-_CHANGE_WHEN_TOO_LONG = 0.5
-_MOST_LOST = 0.1
-# Time in which a direction is forgotten, in units of the ensemble's spread.
+_STEP_SIZE_EXPONENT = 1.0 / 6.0
+_MOST_SHRINKING = 0.3
+# Chains that fall together from far out have alike energy errors, however large. Where a fall doubles the step size
+# at most, the last step overshoots by no more than half of the way, and what follows by ever less.
+_MOST_GROWTH = 2.0
+_SHRINKING_WHEN_TOO_LONG = 0.5
+_MOST_NONFINITE = 0.5
+# The paper's time in which directions are forgotten, in units of the ensemble's spread.
 _MEMORY = 1.9
-_OPTIMISM_WHEN_WHITENED = 2.0
+_OPTIMISM = 2.0
 
 State = TypeVar("State")
 
@@ -78,13 +81,13 @@ class LateAdjustment:
     Attributes
     ----------
     schedule : Schedule
-        When; the last buffer is that of adjusted steps.
+        When; steps are adjusted from its final buffer on.
     target_acceptance_rate : float
         Pooled rate that the step size of adjusted steps aims at.
     whitened_step_size : float
-        First guess of the step size once a metric is in force.
+        First guess of both step sizes once a metric is in force.
     trajectory : TrajectoryRule
-        How long trajectories of adjusted steps are.
+        How long trajectories of adjusted steps are; its criterion is not used.
     metric : MetricRule
         How scales are learned.
     target : Target
@@ -101,24 +104,17 @@ class LateAdjustment:
     target: Target
     pooling: Pooling
 
-    @property
-    def num_unadjusted(self) -> int:
-        """Steps before the first that is adjusted."""
-        return self.schedule.num_warmup - self.schedule.final_buffer
-
     def init(self, state: LAPSState) -> LAPSLearned:
         """Return what is known before the first step."""
-        return self._begin(step_size_from_gradients(state, self.target), self.metric.first())
+        return self._begin(step_size_from_gradients(state.place, self.target), self.metric.first())
 
     def parameters(self, learned: LAPSLearned, step: Array) -> LAPSParameters:
         """Return the kernel's parameters for a step, counted from the start of the run."""
-        is_adjusted = step >= self.num_unadjusted
-        search = learned.adjusted
-        is_adapting = step < self.schedule.num_warmup
+        is_adjusted = step >= self.schedule.num_warmup - self.schedule.final_buffer
+        search, is_adapting = learned.adjusted, step < self.schedule.num_warmup
         adjusted = jnp.exp(jnp.where(is_adapting, search.log_step_size, search.log_average))
-        num_integration_steps = self.trajectory.num_integration_steps(
-            step, jnp.asarray(self.trajectory.length, jnp.float64), adjusted
-        )
+        length = jnp.asarray(self.trajectory.length, jnp.float64)
+        num_integration_steps = self.trajectory.num_integration_steps(step, length, adjusted)
         return LAPSParameters(
             step_size=jnp.where(is_adjusted, adjusted, learned.step_size),
             num_integration_steps=jnp.where(is_adjusted, num_integration_steps, 1),
@@ -138,23 +134,20 @@ class LateAdjustment:
     ) -> LAPSLearned:
         """Learn from a step; changes nothing when warm-up has ended."""
         weight = chains_in_company(after.logdensity, self.pooling)
-        renewed = self._learn_unadjusted(learned, step, before, after, info, weight)
+        unadjusted = self._learn_unadjusted(learned, step, before, after, info, weight)
         pooled_rate = harmonic_mean_rate(info.acceptance_rate, self.target_acceptance_rate, weight, self.pooling)
         search = update_step_size(learned.adjusted, pooled_rate, self.target_acceptance_rate)
-        adjusted = learned._replace(adjusted=search)
-        is_adapting = step < self.schedule.num_warmup
-        renewed = _where(parameters.is_adjusted, adjusted, renewed)
-        return _where(is_adapting, renewed, learned)
+        renewed = _where(parameters.is_adjusted, learned._replace(adjusted=search), unadjusted)
+        return _where(step < self.schedule.num_warmup, renewed, learned)
 
     def _learn_unadjusted(
         self, learned: LAPSLearned, step: Array, before: LAPSState, after: LAPSState, info: LAPSInfo, weight: Array
     ) -> LAPSLearned:
-        seen = self.metric.add(learned.window, after, weight)
         is_counted = step >= self.schedule.initial_buffer
         renewed = learned._replace(
-            step_size=learned.step_size * self._step_size_factor(before, after, info, weight),
+            step_size=learned.step_size * self._change_of_step_size(before, after, info, weight),
             memory=self._memory(after, weight, learned.metric),
-            window=_where(is_counted, seen, learned.window),
+            window=_where(is_counted, self.metric.add(learned.window, after.place, weight), learned.window),
         )
         if not self.schedule.windows:
             return renewed
@@ -162,23 +155,23 @@ class LateAdjustment:
         ended: LAPSLearned = jax.lax.cond(is_end, self._renew_metric, lambda same: same, renewed)
         return ended
 
-    def _step_size_factor(self, before: LAPSState, after: LAPSState, info: LAPSInfo, weight: Array) -> Array:
-        """Return the factor by which unadjusted steps should be longer, a float64 scalar."""
-        counts = jnp.where(info.is_nonfinite, 0.0, weight)
+    def _change_of_step_size(self, before: LAPSState, after: LAPSState, info: LAPSInfo, weight: Array) -> Array:
+        """Return the factor by which the next unadjusted step is longer than the last, a float64 scalar."""
+        weight = jnp.where(info.is_nonfinite, 0.0, weight)
         error = jnp.where(info.is_nonfinite, 0.0, info.energy_error)
-        num_dimensions = self._over_coordinates(jnp.ones_like(after.position[0]))
-        variance = weighted_mean((error - weighted_mean(error, counts, self.pooling)) ** 2, counts, self.pooling)
-        wanted = _WANTED_VARIANCE * self._bias(after, counts) ** _BIAS_EXPONENT
-        ratio = wanted * num_dimensions / jnp.maximum(variance, jnp.finfo(jnp.float64).tiny)
-        factor = jnp.clip(ratio ** (1.0 / _VARIANCE_EXPONENT), _SMALLEST_CHANGE, _LARGEST_CHANGE)
-        lost = weighted_mean(jnp.where(info.is_nonfinite, 1.0, 0.0), weight, self.pooling)
+        deviation = error - weighted_mean(error, weight, self.pooling)
+        variance = weighted_mean(deviation**2, weight, self.pooling) / after.position.shape[1]
+        wanted = _VARIANCE_OF_UNIT_BIAS * self._bias(after, weight) ** _BIAS_EXPONENT
+        ratio = wanted / jnp.maximum(variance, jnp.finfo(jnp.float64).tiny)
+        change = jnp.clip(ratio**_STEP_SIZE_EXPONENT, _MOST_SHRINKING, _MOST_GROWTH)
+
         cosine = inner_product(self.target, after.position)(before.direction, after.direction)
-        turned_back = weighted_mean(cosine, counts, self.pooling) < 0.0
-        is_too_long = turned_back | (lost > _MOST_LOST) | ~jnp.isfinite(factor)
-        return jnp.where(is_too_long, _CHANGE_WHEN_TOO_LONG, factor)
+        turn_back = weighted_mean(cosine, weight, self.pooling) < 0.0
+        leave = self.pooling.mean(info.is_nonfinite.astype(jnp.float64)) > _MOST_NONFINITE
+        return jnp.where(turn_back | leave | ~jnp.isfinite(change), _SHRINKING_WHEN_TOO_LONG, change)
 
     def _bias(self, after: LAPSState, weight: Array) -> Array:
-        """Return how far the ensemble is from equipartition, on average over coordinates, a float64 scalar.
+        """Return how far the ensemble is from equilibrium, on average over coordinates, a float64 scalar.
 
         In equilibrium ``E[grad] = 0`` and ``E[(x - E x) grad] = -1`` in every coordinate, whatever its scale.
         """
@@ -186,19 +179,19 @@ class LateAdjustment:
         variance = weighted_mean(offset**2, weight, self.pooling)
         force = weighted_mean(after.logdensity_grad, weight, self.pooling)
         gap = 1.0 + weighted_mean(offset * after.logdensity_grad, weight, self.pooling)
-        return self._over_coordinates(gap**2 + variance * force**2) / self._over_coordinates(jnp.ones_like(gap))
+        return self._mean_over_coordinates(gap**2 + variance * force**2)
 
     def _memory(self, after: LAPSState, weight: Array, metric: Metric) -> Array:
         offset = to_whitened(metric, after.position - weighted_mean(after.position, weight, self.pooling))
-        variance = weighted_mean(offset**2, weight, self.pooling)
-        mean = self._over_coordinates(variance) / self._over_coordinates(jnp.ones_like(variance))
-        return _MEMORY * jnp.sqrt(mean)
+        return _MEMORY * jnp.sqrt(self._mean_over_coordinates(weighted_mean(offset**2, weight, self.pooling)))
 
-    def _over_coordinates(self, values: Array) -> Array:
-        """Sum (num_dimensions,) over coordinates, wherever they live."""
-        return self.target.dot(values[None], jnp.ones_like(values)[None])[0]
+    def _mean_over_coordinates(self, values: Array) -> Array:
+        """Return the mean of (num_dimensions,), wherever coordinates live."""
+        values, ones = values[None], jnp.ones_like(values)[None]
+        return self.target.dot(values, ones)[0] / self.target.dot(ones, ones)[0]
 
     def _renew_metric(self, learned: LAPSLearned) -> LAPSLearned:
+        """Put the window's metric in force and start all searches afresh."""
         guess = jnp.asarray(self.whitened_step_size, jnp.float64)
         return self._begin(guess, self.metric.estimate(learned.window, learned.metric))
 
@@ -206,7 +199,7 @@ class LateAdjustment:
         return LAPSLearned(
             step_size=step_size,
             memory=jnp.asarray(_MEMORY, jnp.float64),
-            adjusted=start_step_size(step_size, _OPTIMISM_WHEN_WHITENED),
+            adjusted=start_step_size(step_size, _OPTIMISM),
             window=self.metric.nothing(),
             metric=metric,
         )

@@ -121,9 +121,7 @@ def integrate(
     def half_turn(motion: Motion) -> Motion:
         grad = jnp.concatenate([whiten_grad(metric, motion.state.logdensity_grad), -motion.companion], axis=1)
         direction, log_stretch = turn(motion.direction, (0.5 * step_size * speed / num_angles)[:, None] * grad, dot)
-        return motion._replace(
-            direction=direction, kinetic_energy=motion.kinetic_energy - num_angles * log_stretch
-        )
+        return motion._replace(direction=direction, kinetic_energy=motion.kinetic_energy - num_angles * log_stretch)
 
     def integration_step(_: Array, motion: Motion) -> Motion:
         motion = half_turn(motion)

@@ -49,6 +49,11 @@ class LAPSState(NamedTuple):
     logdensity_grad: Array
     direction: Array
 
+    @property
+    def place(self) -> GradientState:
+        """Where the chains are, alone."""
+        return GradientState(self.position, self.logdensity, self.logdensity_grad)
+
 
 class LAPSParameters(NamedTuple):
     """What adaptation decides, the same for all chains.
@@ -120,9 +125,8 @@ def build_kernel(target: Target) -> Kernel:
     def step(rng_keys: Array, state: LAPSState, parameters: LAPSParameters) -> tuple[LAPSState, LAPSInfo]:
         direction_keys, companion_keys, accept_keys = split_keys(rng_keys, 3)
         direction = _refresh(direction_keys, state, parameters.persistence, target)
-        start = GradientState(state.position, state.logdensity, state.logdensity_grad)
         settings = TrajectoryParameters(parameters.step_size, parameters.num_integration_steps, parameters.metric)
-        trajectory = integrate(target, companion_keys, start, direction, settings)
+        trajectory = integrate(target, companion_keys, state.place, direction, settings)
 
         is_end_finite = jnp.isfinite(trajectory.energy_error) & is_finite(trajectory.end)
         # Infinity has one bit pattern, unlike what is not a number, and stands for the same: never accept.
@@ -147,7 +151,7 @@ def build_kernel(target: Target) -> Kernel:
 
 def _refresh(rng_keys: Array, state: LAPSState, persistence: Array, target: Target) -> Array:
     """Return directions with a share of the old ones."""
-    num_chains, num_dimensions = state.direction.shape
+    num_dimensions = state.direction.shape[1]
     spread = jnp.sqrt((1.0 - persistence**2) / num_dimensions)
     mixed = persistence * state.direction + spread * normal_noise(rng_keys, num_dimensions)
     return unit(mixed, inner_product(target, state.position))
