@@ -26,10 +26,10 @@ from distmc.adaptation.schedule import Schedule
 from distmc.adaptation.step_size import StepSizeState, harmonic_mean_rate, start_step_size, update_step_size
 from distmc.adaptation.trajectory import TrajectoryRule
 from distmc.adaptation.warmup import step_size_from_gradients
-from distmc.kernels.base import Target
+from distmc.kernels.base import GradientState, Target
 from distmc.kernels.isokinetic import inner_product
 from distmc.kernels.laps import LAPSInfo, LAPSParameters, LAPSState
-from distmc.kernels.metrics import Metric, to_whitened
+from distmc.kernels.metrics import Metric, to_whitened, whiten_grad
 from distmc.types import Array
 
 # The paper's: with a bias b the variance of energy errors per dimension should be C b**(3/8), and it grows with the
@@ -38,10 +38,10 @@ _VARIANCE_OF_UNIT_BIAS = 0.1
 _BIAS_EXPONENT = 3.0 / 8.0
 _STEP_SIZE_EXPONENT = 1.0 / 6.0
 _MOST_SHRINKING = 0.3
-# Chains that fall together from far out have alike energy errors, however large. Where a fall doubles the step size
-# at most, the last step overshoots by no more than half of the way, and what follows by ever less.
-_MOST_GROWTH = 2.0
-_SHRINKING_WHEN_TOO_LONG = 0.5
+# Chains that fall together from far out have alike energy errors, however large, and only turn back when they have
+# overshot. With these two factors each swing is shorter than the last; with 2 and 1/2 swings may go on for ever.
+_MOST_GROWTH = 1.5
+_SHRINKING_WHEN_TOO_LONG = 0.4
 _MOST_NONFINITE = 0.5
 # The paper's time in which directions are forgotten, in units of the ensemble's spread.
 _MEMORY = 1.9
@@ -143,11 +143,13 @@ class LateAdjustment:
     def _learn_unadjusted(
         self, learned: LAPSLearned, step: Array, before: LAPSState, after: LAPSState, info: LAPSInfo, weight: Array
     ) -> LAPSLearned:
-        is_counted = step >= self.schedule.initial_buffer
+        finite = jnp.where(info.is_nonfinite, 0.0, weight)
+        weight = jnp.where(self.pooling.mean(finite) > 0.0, finite, weight)
+        window = self.metric.add(learned.window, self._spread_out(after.place, weight), weight)
         renewed = learned._replace(
             step_size=learned.step_size * self._change_of_step_size(before, after, info, weight),
             memory=self._memory(after, weight, learned.metric),
-            window=_where(is_counted, self.metric.add(learned.window, after.place, weight), learned.window),
+            window=_where(step >= self.schedule.initial_buffer, window, learned.window),
         )
         if not self.schedule.windows:
             return renewed
@@ -157,33 +159,50 @@ class LateAdjustment:
 
     def _change_of_step_size(self, before: LAPSState, after: LAPSState, info: LAPSInfo, weight: Array) -> Array:
         """Return the factor by which the next unadjusted step is longer than the last, a float64 scalar."""
-        weight = jnp.where(info.is_nonfinite, 0.0, weight)
-        error = jnp.where(info.is_nonfinite, 0.0, info.energy_error)
-        deviation = error - weighted_mean(error, weight, self.pooling)
-        variance = weighted_mean(deviation**2, weight, self.pooling) / after.position.shape[1]
+        error = self._variance(jnp.where(info.is_nonfinite, 0.0, info.energy_error), weight) / after.position.shape[1]
         wanted = _VARIANCE_OF_UNIT_BIAS * self._bias(after, weight) ** _BIAS_EXPONENT
-        ratio = wanted / jnp.maximum(variance, jnp.finfo(jnp.float64).tiny)
+        ratio = _divide(wanted, error)
         change = jnp.clip(ratio**_STEP_SIZE_EXPONENT, _MOST_SHRINKING, _MOST_GROWTH)
 
         cosine = inner_product(self.target, after.position)(before.direction, after.direction)
         turn_back = weighted_mean(cosine, weight, self.pooling) < 0.0
         leave = self.pooling.mean(info.is_nonfinite.astype(jnp.float64)) > _MOST_NONFINITE
-        return jnp.where(turn_back | leave | ~jnp.isfinite(change), _SHRINKING_WHEN_TOO_LONG, change)
+        return jnp.where(turn_back | leave, _SHRINKING_WHEN_TOO_LONG, change)
 
     def _bias(self, after: LAPSState, weight: Array) -> Array:
         """Return how far the ensemble is from equilibrium, on average over coordinates, a float64 scalar.
 
         In equilibrium ``E[grad] = 0`` and ``E[(x - E x) grad] = -1`` in every coordinate, whatever its scale.
         """
+        grad = after.logdensity_grad
         offset = after.position - weighted_mean(after.position, weight, self.pooling)
-        variance = weighted_mean(offset**2, weight, self.pooling)
-        force = weighted_mean(after.logdensity_grad, weight, self.pooling)
-        gap = 1.0 + weighted_mean(offset * after.logdensity_grad, weight, self.pooling)
-        return self._mean_over_coordinates(gap**2 + variance * force**2)
+        gap = 1.0 + weighted_mean(offset * grad, weight, self.pooling)
+        drift = _divide(weighted_mean(grad, weight, self.pooling) ** 2, self._variance(grad, weight))
+        return self._mean_over_coordinates(gap**2 + drift)
 
     def _memory(self, after: LAPSState, weight: Array, metric: Metric) -> Array:
-        offset = to_whitened(metric, after.position - weighted_mean(after.position, weight, self.pooling))
-        return _MEMORY * jnp.sqrt(self._mean_over_coordinates(weighted_mean(offset**2, weight, self.pooling)))
+        """Return the time in which directions should be forgotten, a float64 scalar."""
+        position, grad = to_whitened(metric, after.position), whiten_grad(metric, after.logdensity_grad)
+        squared = self._squared_scale(position, grad, weight)
+        return _MEMORY * jnp.sqrt(self._mean_over_coordinates(squared))
+
+    def _spread_out(self, place: GradientState, weight: Array) -> GradientState:
+        """Return the ensemble with the spread that its gradients tell, where its own is smaller.
+
+        In equilibrium the variances of a coordinate and of its gradient have a product of at least 1 (Cramér and Rao),
+        and this changes nothing. Chains that come from one point, or fall together, seem to know only tiny scales.
+        """
+        mean = weighted_mean(place.position, weight, self.pooling)
+        squared = self._squared_scale(place.position, place.logdensity_grad, weight)
+        factor = jnp.sqrt(jnp.maximum(_divide(squared, self._variance(place.position, weight)), 1.0))
+        return place._replace(position=mean + factor * (place.position - mean))
+
+    def _squared_scale(self, position: Array, grad: Array, weight: Array) -> Array:
+        """Return the target's variances (num_dimensions,) from how fast gradients change with positions."""
+        return jnp.sqrt(_divide(self._variance(position, weight), self._variance(grad, weight)))
+
+    def _variance(self, values: Array, weight: Array) -> Array:
+        return weighted_mean((values - weighted_mean(values, weight, self.pooling)) ** 2, weight, self.pooling)
 
     def _mean_over_coordinates(self, values: Array) -> Array:
         """Return the mean of (num_dimensions,), wherever coordinates live."""
@@ -203,6 +222,12 @@ class LateAdjustment:
             window=self.metric.nothing(),
             metric=metric,
         )
+
+
+def _divide(numerator: Array, denominator: Array) -> Array:
+    """Return quotients of numbers that are not negative, finite whatever is divided; 1 where both vanish."""
+    least = jnp.finfo(jnp.float64).tiny
+    return jnp.minimum((numerator + least) / (denominator + least), 1.0 / jnp.finfo(jnp.float64).eps ** 2)
 
 
 def _where(condition: Array, new: State, old: State) -> State:

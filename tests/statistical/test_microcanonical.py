@@ -1,0 +1,109 @@
+"""The microcanonical samplers from end to end with their default settings, on posteriors whose answer is known.
+
+Of a hidden Markov model the answer is what Hamiltonian Monte Carlo gives, with its own Monte Carlo error.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+
+import distmc
+from distmc.testing.moments import MAX_RHAT, MAX_SCORE, require_moments, score_moments
+from distmc.zoo import sequences
+from distmc.zoo.answers import Answer
+
+SAMPLERS = pytest.mark.parametrize("sampler", [distmc.MAMS(), distmc.LAPS()], ids=["MAMS", "LAPS"])
+
+
+def sampled(model: distmc.Model, data: distmc.Data, sampler: Any, **settings: Any) -> Any:
+    return distmc.sample(model, data, sampler=sampler, num_chains=32, progress=False, **settings)
+
+
+# Linear regression with known noise, whose posterior is normal --------------------------------------------------------
+
+PRIOR_SD, NOISE = 3.0, 0.5
+
+
+def regression_data() -> distmc.Data:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(300, 8)) @ (np.eye(8) + 0.6 * rng.normal(size=(8, 8))) * np.logspace(-2, 1, 8)
+    return distmc.Data(rows={"x": x, "y": x @ rng.normal(size=8) + NOISE * rng.normal(size=300)})
+
+
+def regression_likelihood(params: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
+    return dist.Normal(data["x"] @ params["weights"], NOISE).log_prob(data["y"])
+
+
+@SAMPLERS
+def test_ill_conditioned_normal_posterior(sampler: Any) -> None:
+    data = regression_data()
+    x, y = data.rows["x"], data.rows["y"]
+    precision = np.eye(8) / PRIOR_SD**2 + x.T @ x / NOISE**2
+    covariance = np.linalg.inv(precision)
+    assert np.linalg.cond(covariance) > 1e5
+    exact = {"weights": Answer(covariance @ (x.T @ y) / NOISE**2, np.sqrt(np.diag(covariance)))}
+    model = distmc.Model({"weights": dist.Normal(0.0, PRIOR_SD).expand([8]).to_event(1)}, regression_likelihood)
+    require_moments(sampled(model, data, sampler, precision="float64"), exact)
+
+
+# Logistic regression with two weights, whose posterior a grid integrates ----------------------------------------------
+
+
+def logistic_likelihood(params: Mapping[str, Any], data: Mapping[str, Any]) -> Any:
+    return dist.Bernoulli(logits=params["intercept"] + params["slope"] * data["x"]).log_prob(data["y"])
+
+
+def on_a_grid(x: Any, y: Any) -> dict[str, Answer]:
+    intercept, slope = np.meshgrid(np.linspace(-4.0, 4.0, 401), np.linspace(-3.0, 6.0, 401), indexing="ij")
+    logdensity = -0.5 * (intercept / 2.0) ** 2 - 0.5 * slope**2
+    for one, outcome in zip(x, y, strict=True):
+        logits = intercept + slope * one
+        logdensity += outcome * logits - np.logaddexp(0.0, logits)
+    weight = np.exp(logdensity - logdensity.max())
+    weight /= weight.sum()
+    answers = {}
+    for name, values in (("intercept", intercept), ("slope", slope)):
+        mean = np.sum(weight * values)
+        answers[name] = Answer(mean, np.sqrt(np.sum(weight * (values - mean) ** 2)))
+    return answers
+
+
+@SAMPLERS
+def test_small_logistic_regression(sampler: Any) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=25)
+    y = (rng.random(25) < 1.0 / (1.0 + np.exp(-1.5 * x - 0.5))).astype(int)
+    priors = {"intercept": dist.Normal(0.0, 2.0), "slope": dist.Normal(0.0, 1.0)}
+    tree = sampled(distmc.Model(priors, logistic_likelihood), distmc.Data(rows={"x": x, "y": y}), sampler)
+    require_moments(tree, on_a_grid(x, y))
+
+
+# A hidden Markov model with two states --------------------------------------------------------------------------------
+
+NUM_SYMBOLS = 4
+
+
+@pytest.fixture(scope="module")
+def hidden_markov() -> tuple[distmc.Model, distmc.Data, Any]:
+    """Return the model, its data, and draws by Hamiltonian Monte Carlo."""
+    truth = sequences.draw_parameters(NUM_SYMBOLS, seed=4)
+    model, data = sequences.build_model(NUM_SYMBOLS), sequences.simulate(truth, num_rows=300, num_steps=10, seed=5)
+    return model, data, sampled(model, data, distmc.ChEES())
+
+
+@SAMPLERS
+def test_hidden_markov_model(sampler: Any, hidden_markov: Any) -> None:
+    model, data, reference = hidden_markov
+    posterior = reference["posterior"]
+    known = {
+        name: Answer(draws.mean(("chain", "draw")).values, draws.std(("chain", "draw"), ddof=1).values)
+        for name, draws in posterior.data_vars.items()
+    }
+    expected = score_moments(reference, known)
+    tree = sampled(model, data, sampler)
+    for score, other in zip(score_moments(tree, known), expected, strict=True):
+        assert score.rhat < MAX_RHAT, str(score)
+        assert abs(score.estimate - other.estimate) < MAX_SCORE * np.hypot(score.mcse, other.mcse), str(score)
