@@ -1,7 +1,7 @@
 """From a sampler's settings to its kernel and to what tunes it: one short function a sampler."""
 
-import functools
 import dataclasses
+import functools
 from functools import partial
 from typing import NamedTuple
 
