@@ -20,9 +20,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from distmc.kernels import hmc, mala, nuts, rwmh
+from distmc.kernels import hmc, laps, mala, mams, nuts, rwmh
 from distmc.kernels import slice as slice_kernel
 from distmc.kernels.base import Kernel, StepParameters, Target, TrajectoryParameters, TreeParameters
+from distmc.kernels.laps import LAPSParameters
 from distmc.kernels.metrics import Metric
 from distmc.types import Array
 
@@ -89,6 +90,21 @@ def step_parameters(step_size: float) -> Callable[[Metric, int], StepParameters]
     return parameters
 
 
+def adjusted_parameters(step_size: float, num_integration_steps: int) -> Callable[[Metric, int], LAPSParameters]:
+    """Return what makes parameters of the steps with which the late-adjusted sampler draws."""
+
+    def parameters(metric: Metric, num_chains: int) -> LAPSParameters:
+        return LAPSParameters(
+            step_size=jnp.asarray(step_size, jnp.float64),
+            num_integration_steps=jnp.asarray(num_integration_steps, jnp.int32),
+            persistence=jnp.zeros((), jnp.float64),
+            is_adjusted=jnp.ones((), bool),
+            metric=metric,
+        )
+
+    return parameters
+
+
 def tree_parameters(step_size: float, max_tree_depth: int) -> Callable[[Metric, int], TreeParameters]:
     """Return what makes parameters of a kernel whose trajectories end by themselves."""
 
@@ -105,6 +121,8 @@ KERNEL_CASES = (
         name="NUTS", build_kernel=partial(nuts.build_kernel, deepest_tree=3), parameters=tree_parameters(0.8, 3)
     ),
     KernelCase(name="MALA", build_kernel=mala.build_kernel, parameters=step_parameters(1.0)),
+    KernelCase(name="MAMS", build_kernel=mams.build_kernel, parameters=trajectory_parameters(1.2, 3)),
+    KernelCase(name="LAPS", build_kernel=laps.build_kernel, parameters=adjusted_parameters(1.2, 3)),
     KernelCase(
         name="RWMH",
         build_kernel=partial(rwmh.build_kernel, num_proposals=3),
