@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from distmc.diagnostics.summary import summarise
     from distmc.mode import Optimum, optimize
     from distmc.model.model import Model, Parameter
-    from distmc.samplers import HMC, LAPS, MALA, MAMS, NUTS, RWMH, ChEES, Slice
+    from distmc.samplers import HMC, LAPS, MALA, MAMS, MEADS, NUTS, RWMH, SNAPER, ChEES, Slice
     from distmc.spec import Local, Ray
     from distmc.storage.dataset import open_run
     from distmc.storage.sources import read_data, write_data
@@ -23,8 +23,10 @@ __all__ = [
     "LAPS",
     "MALA",
     "MAMS",
+    "MEADS",
     "NUTS",
     "RWMH",
+    "SNAPER",
     "ChEES",
     "Data",
     "Local",
@@ -54,7 +56,7 @@ _MODULES = {
     "distmc.diagnostics.summary": ("summarise",),
     "distmc.mode": ("Optimum", "optimize"),
     "distmc.model.model": ("Model", "Parameter"),
-    "distmc.samplers": ("HMC", "LAPS", "MALA", "MAMS", "NUTS", "RWMH", "ChEES", "Slice"),
+    "distmc.samplers": ("HMC", "LAPS", "MALA", "MAMS", "MEADS", "NUTS", "RWMH", "SNAPER", "ChEES", "Slice"),
     "distmc.spec": ("Local", "Ray"),
     "distmc.storage.dataset": ("open_run",),
     "distmc.storage.sources": ("read_data", "write_data"),

@@ -78,6 +78,40 @@ class ChEES:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SNAPER:
+    """Hamiltonian Monte Carlo whose shared trajectory length is learned along the posterior's widest direction.
+
+    The criterion is the squared change of the squared distance from the mean along the leading principal component,
+    divided by the integration time; see `distmc.adaptation.snaper`.
+
+    Attributes
+    ----------
+    initial_trajectory_length : float
+        Mean integration time at the start, in whitened coordinates.
+    jitter : float
+        Each trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
+        low-discrepancy sequence, the same for all chains.
+    target_acceptance_rate : float
+        Harmonic mean of the acceptance rate over chains that the step size is tuned for.
+    metric : {"auto", "diagonal", "dense"}
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+    max_integration_steps : int
+        Upper limit of integration steps in one trajectory.
+    """
+
+    initial_trajectory_length: float = 1.0
+    jitter: float = 0.5
+    target_acceptance_rate: float = 0.8
+    metric: MetricKind = "auto"
+    max_integration_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        require_positive(self, "initial_trajectory_length")
+        _require_hamiltonian_ranges(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class NUTS:
     """The No-U-Turn sampler: every chain follows its own trajectory until it turns back.
 
@@ -130,6 +164,38 @@ class MALA:
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         _require_tuning_ranges(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MEADS:
+    """Generalised Hamiltonian Monte Carlo: momenta that last, and a decision after every single gradient.
+
+    How long momenta last, and how far draws are apart, follows from the width of the posterior (maximum-eigenvalue
+    adaptation of damping); see `distmc.adaptation.meads`.
+
+    Attributes
+    ----------
+    spacing : float
+        Integration time from one draw to the next, in units of the time for which momenta last. Less gives more and
+        more similar draws for the same number of gradients.
+    target_acceptance_rate : float
+        Harmonic mean over chains of the acceptance rate of an integration step, that the step size is tuned for.
+    metric : {"auto", "diagonal", "dense"}
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+    max_integration_steps : int
+        Upper limit of integration steps from one draw to the next.
+    """
+
+    spacing: float = 2.0
+    target_acceptance_rate: float = 0.8
+    metric: MetricKind = "auto"
+    max_integration_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        require_positive(self, "spacing")
+        _require_tuning_ranges(self)
+        require_count(self, "max_integration_steps", minimum=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -262,12 +328,14 @@ class LAPS:
         _require_hamiltonian_ranges(self)
 
 
-Sampler: TypeAlias = HMC | ChEES | NUTS | MALA | MAMS | LAPS | RWMH | Slice
+Sampler: TypeAlias = HMC | ChEES | SNAPER | NUTS | MALA | MEADS | MAMS | LAPS | RWMH | Slice
 SAMPLERS: dict[str, type[Sampler]] = {
     "HMC": HMC,
     "ChEES": ChEES,
+    "SNAPER": SNAPER,
     "NUTS": NUTS,
     "MALA": MALA,
+    "MEADS": MEADS,
     "MAMS": MAMS,
     "LAPS": LAPS,
     "RWMH": RWMH,
@@ -298,7 +366,7 @@ def sampler_named(name: str, **settings: object) -> Sampler:
     return sampler(**settings)  # type: ignore[arg-type]
 
 
-def _require_hamiltonian_ranges(sampler: HMC | ChEES | MAMS | LAPS) -> None:
+def _require_hamiltonian_ranges(sampler: HMC | ChEES | SNAPER | MAMS | LAPS) -> None:
     require_number(sampler, "jitter")
     if not 0.0 <= sampler.jitter < 1.0:
         raise SpecError(f"`jitter={sampler.jitter!r}` must be at least 0 and below 1.")

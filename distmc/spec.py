@@ -24,7 +24,7 @@ class RunSpec:
 
     Attributes
     ----------
-    sampler : ChEES, HMC, MALA, NUTS, RWMH or Slice
+    sampler : one of `SAMPLERS`
         The algorithm and its settings.
     num_chains : int
         Chains that run in lockstep.

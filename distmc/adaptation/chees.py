@@ -14,12 +14,11 @@ Sountsov, Hoffman (2021), Focusing on difficult directions for learning HMC traj
 import jax.numpy as jnp
 
 from distmc.adaptation.pooling import Pooling, weighted_mean
-from distmc.adaptation.trajectory import Trajectories
+from distmc.adaptation.trajectory import Trajectories, countable_ends
 from distmc.kernels.base import Target
 from distmc.kernels.metrics import to_whitened
 from distmc.types import Array
 
-_LOWEST_RATE = 1e-4
 _PRICE_OF_TIME = 0.5
 
 
@@ -42,12 +41,8 @@ class ChEESCriterion:
         log_length_grad : float64 scalar
             For a Gaussian target it vanishes near 1.39, where tan(t) = 4 t. 0 where no chain counts.
         """
-        position, info, metric, integration_time, weight = trajectories
-        counts = (info.acceptance_rate > _LOWEST_RATE) & ~info.is_nonfinite
-        end_weight = jnp.where(counts, weight * info.acceptance_rate, 0.0)
-        # Ends and momenta that do not count may be infinite; zero times infinity is not zero.
-        end = jnp.where(counts[:, None], info.proposal, position)
-        momentum = jnp.where(counts[:, None], info.proposal_momentum, 0.0)
+        position, _, metric, integration_time, weight = trajectories
+        end, momentum, end_weight = countable_ends(trajectories)
         start_offset = to_whitened(metric, position - weighted_mean(position, weight, pooling))
         end_offset = to_whitened(metric, end - weighted_mean(end, end_weight, pooling))
         change = target.dot(end_offset, end_offset) - target.dot(start_offset, start_offset)

@@ -21,6 +21,7 @@ from distmc.kernels.metrics import Metric
 from distmc.types import Array
 
 _OPTIMISER = optax.adam(learning_rate=0.025, b1=0.0, b2=0.95)
+_LOWEST_RATE = 1e-4
 
 
 class TrajectoryInfo(Protocol):
@@ -69,6 +70,16 @@ class Trajectories(NamedTuple):
     metric: Metric
     integration_time: Array
     weight: Array
+
+
+def countable_ends(trajectories: Trajectories) -> tuple[Array, Array, Array]:
+    """Return ends, momenta there, and weights (num_chains,); where the weight is 0, start and a momentum of 0."""
+    info = trajectories.info
+    counts = (info.acceptance_rate > _LOWEST_RATE) & ~info.is_nonfinite
+    weight = jnp.where(counts, trajectories.weight * info.acceptance_rate, 0.0)
+    # Ends and momenta that do not count may be infinite; zero times infinity is not zero.
+    end = jnp.where(counts[:, None], info.proposal, trajectories.position)
+    return end, jnp.where(counts[:, None], info.proposal_momentum, 0.0), weight
 
 
 class Criterion(Protocol):

@@ -27,7 +27,7 @@ from distmc.kernels.metrics import Metric
 from distmc.types import Array
 
 # Before any scale is known a trajectory length means nothing; a few integration steps do.
-_STEPS_BEFORE_METRIC = 16.0
+STEPS_BEFORE_METRIC = 16.0
 # The first guess of the step size is far too small where chains start far out; that for whitened coordinates is good.
 _OPTIMISM_AT_START = 10.0
 _OPTIMISM_WHEN_WHITENED = 2.0
@@ -102,7 +102,7 @@ class Warmup:
         if self.trajectory is None or not isinstance(state.trajectory, TrajectoryState):
             return StepParameters(step_size, state.metric)
         learned = jnp.where(is_adapting, state.trajectory.log_length, state.trajectory.log_average)
-        length = jnp.where(self._is_metric_known(step), jnp.exp(learned), _STEPS_BEFORE_METRIC * step_size)
+        length = jnp.where(self.is_metric_known(step), jnp.exp(learned), STEPS_BEFORE_METRIC * step_size)
         num_integration_steps = self.trajectory.num_integration_steps(step, length, step_size)
         return TrajectoryParameters(step_size, num_integration_steps, state.metric)
 
@@ -127,7 +127,7 @@ class Warmup:
             time = parameters.step_size * parameters.num_integration_steps
             trajectories = Trajectories(before.position, info, state.metric, time, weight)
             learned = self.trajectory.update(trajectory, trajectories, self.target, self.pooling)
-            trajectory = _where(self._is_metric_known(step), learned, trajectory)
+            trajectory = _where(self.is_metric_known(step), learned, trajectory)
         is_counted = step >= self.schedule.initial_buffer
         return WarmupState(
             step_size=update_step_size(state.step_size, pooled_rate, self.target_acceptance_rate),
@@ -145,7 +145,8 @@ class Warmup:
         trajectory = () if self.trajectory is None else self.trajectory.init(self.metric.num_dimensions)
         return WarmupState(step_size, trajectory, self.metric.nothing(), metric)
 
-    def _is_metric_known(self, step: Array) -> Array:
+    def is_metric_known(self, step: Array) -> Array:
+        """Tell whether a metric has been learned before a step, a bool scalar."""
         never = np.iinfo(np.int32).max
         return step > min(self.schedule.window_ends, default=never)
 

@@ -11,18 +11,20 @@ from distmc.adaptation.base import Adaptation
 from distmc.adaptation.chees import ChEESCriterion
 from distmc.adaptation.constant import Constant
 from distmc.adaptation.laps import LateAdjustment
+from distmc.adaptation.meads import MEADSWarmup
 from distmc.adaptation.metric import MetricRule, wants_dense
 from distmc.adaptation.pooling import Pooling
 from distmc.adaptation.schedule import Schedule, build_schedule_of_short_steps
+from distmc.adaptation.snaper import SNAPERCriterion
 from distmc.adaptation.step_size import mean_rate
-from distmc.adaptation.trajectory import TrajectoryRule
+from distmc.adaptation.trajectory import Criterion, TrajectoryRule
 from distmc.adaptation.trees import TreeWarmup
 from distmc.adaptation.warmup import Warmup, step_size_from_gradients
 from distmc.climbs import LBFGS, Climb, Points
-from distmc.kernels import hmc, laps, lbfgs, mala, mams, nuts, points, rwmh
+from distmc.kernels import ghmc, hmc, laps, lbfgs, mala, mams, nuts, points, rwmh
 from distmc.kernels import slice as slice_kernel
 from distmc.kernels.base import Kernel, Target
-from distmc.samplers import HMC, LAPS, MALA, MAMS, NUTS, RWMH, ChEES, MetricKind, Sampler, Slice
+from distmc.samplers import HMC, LAPS, MALA, MAMS, MEADS, NUTS, RWMH, SNAPER, ChEES, MetricKind, Sampler, Slice
 
 POOLING = Pooling(mean=partial(jnp.mean, axis=0), median=partial(jnp.median, axis=0))
 """Every worker holds all chains, so that statistics over them need no message."""
@@ -89,14 +91,12 @@ def _(sampler: HMC, setting: Setting) -> Algorithm:
 
 @build_algorithm.register
 def _(sampler: ChEES, setting: Setting) -> Algorithm:
-    rule = TrajectoryRule(
-        length=sampler.initial_trajectory_length,
-        criterion=ChEESCriterion(),
-        jitter=sampler.jitter,
-        max_integration_steps=sampler.max_integration_steps,
-    )
-    warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=rule)
-    return Algorithm(hmc.build_kernel(setting.target), warmup)
+    return _with_learned_length(sampler, setting, ChEESCriterion())
+
+
+@build_algorithm.register
+def _(sampler: SNAPER, setting: Setting) -> Algorithm:
+    return _with_learned_length(sampler, setting, SNAPERCriterion())
 
 
 @build_algorithm.register
@@ -110,6 +110,16 @@ def _(sampler: NUTS, setting: Setting) -> Algorithm:
 def _(sampler: MALA, setting: Setting) -> Algorithm:
     setting = setting._replace(schedule=build_schedule_of_short_steps(setting.schedule.num_warmup))
     return Algorithm(mala.build_kernel(setting.target), _warmup(sampler, setting, exponent=_LANGEVIN_EXPONENT))
+
+
+@build_algorithm.register
+def _(sampler: MEADS, setting: Setting) -> Algorithm:
+    tuning = MEADSWarmup(
+        warmup=_warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT),
+        spacing=sampler.spacing,
+        max_integration_steps=sampler.max_integration_steps,
+    )
+    return Algorithm(ghmc.build_kernel(setting.target), tuning)
 
 
 @build_algorithm.register
@@ -169,6 +179,17 @@ def num_directions(sampler: Slice, num_dimensions: int) -> int:
     return sampler.num_directions or min(max(num_dimensions, 4), 64)
 
 
+def _with_learned_length(sampler: ChEES | SNAPER, setting: Setting, criterion: Criterion) -> Algorithm:
+    rule = TrajectoryRule(
+        length=sampler.initial_trajectory_length,
+        criterion=criterion,
+        jitter=sampler.jitter,
+        max_integration_steps=sampler.max_integration_steps,
+    )
+    warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=rule)
+    return Algorithm(hmc.build_kernel(setting.target), warmup)
+
+
 def _fixed_trajectory(sampler: HMC | MAMS | LAPS) -> TrajectoryRule:
     return TrajectoryRule(
         length=sampler.trajectory_length,
@@ -179,7 +200,7 @@ def _fixed_trajectory(sampler: HMC | MAMS | LAPS) -> TrajectoryRule:
 
 
 def _warmup(
-    sampler: HMC | ChEES | NUTS | MALA | MAMS,
+    sampler: HMC | ChEES | SNAPER | NUTS | MALA | MEADS | MAMS,
     setting: Setting,
     *,
     exponent: float,

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import distmc
@@ -16,6 +17,7 @@ from distmc.parallel.logdensity import ShardedLogDensity
 from distmc.sampling import compiled
 from distmc.testing.moments import require_moments, score_moments
 from distmc.zoo import categorical, normal, regression
+from distmc.zoo.answers import Answer
 
 ROWS = {normal: 20_000, categorical: 80, regression: 2_000}
 
@@ -33,11 +35,24 @@ def _sample(module: Any, data: Data, sampler: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("sampler", ["ChEES", "HMC", "MALA", "NUTS"])
+@pytest.mark.parametrize("sampler", ["ChEES", "HMC", "SNAPER", "NUTS", "MALA", "MEADS"])
 @pytest.mark.parametrize("module", ROWS, ids=lambda module: module.__name__.rpartition(".")[2])
 def test_moments_are_the_exact_ones(module: Any, sampler: Any) -> None:
     data = module.simulate(ROWS[module])
     require_moments(_sample(module, data, sampler), module.solve(data))
+
+
+@pytest.mark.parametrize("sampler", [distmc.SNAPER(), distmc.MEADS()], ids=lambda sampler: type(sampler).__name__)
+def test_scales_may_be_far_apart_and_far_from_the_start(sampler: Any) -> None:
+    # Chains start on [-2, 2] in all coordinates.
+    scales, center = np.geomspace(0.01, 100.0, 10), 30.0
+    model = distmc.Model(
+        parameters={"x": distmc.Parameter(shape=(10,))},
+        log_likelihood=lambda params, data: jnp.zeros_like(data["nothing"]),
+        log_prior=lambda params: -0.5 * jnp.sum(((params["x"] - center) / scales) ** 2),
+    )
+    tree = distmc.sample(model, {"nothing": np.zeros(2)}, sampler=sampler, progress=False)
+    require_moments(tree, {"x": Answer(np.full(10, center), scales)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distmc.errors import SpecError
-from distmc.samplers import HMC, MALA, NUTS, RWMH, SAMPLERS, WITHOUT_GRADIENT, ChEES, Sampler, Slice
+from distmc.samplers import (
+    HMC, LAPS, MALA, MAMS, MEADS, NUTS, RWMH, SAMPLERS, SNAPER, WITHOUT_GRADIENT, ChEES, Sampler, Slice,
+)
 from distmc.spec import Local, Ray, RunSpec
 
 positive = st.floats(min_value=1e-300, max_value=1e300)
@@ -22,6 +24,7 @@ settings: dict[str, Any] = tuning | {
     "jitter": st.floats(min_value=0.0, max_value=1.0, exclude_max=True),
     "max_integration_steps": st.integers(min_value=1),
 }
+without_jitter = {name: values for name, values in settings.items() if name != "jitter"}
 counts = st.none() | st.integers(min_value=1)
 samplers = (
     st.builds(HMC, trajectory_length=positive, **settings)
@@ -30,6 +33,10 @@ samplers = (
     | st.builds(MALA, **tuning)
     | st.builds(RWMH, num_proposals=counts, **tuning)
     | st.builds(Slice, num_directions=counts, max_expansions=st.integers(min_value=0), **tuning)
+    | st.builds(SNAPER, initial_trajectory_length=positive, **settings)
+    | st.builds(MEADS, spacing=positive, **without_jitter)
+    | st.builds(MAMS, trajectory_length=positive, **settings)
+    | st.builds(LAPS, trajectory_length=positive, **settings)
 )
 specs = st.builds(
     RunSpec,
@@ -93,9 +100,14 @@ def test_other_text_is_refused(text: str) -> None:
         *[(RunSpec, "sampler", value) for value in ("HMC", HMC, None)],
         *[(HMC, "trajectory_length", value) for value in (0.0, -1.0, math.nan, math.inf, "1", 10**400, np.True_)],
         *[(ChEES, "initial_trajectory_length", value) for value in (0, math.nan)],
+        (SNAPER, "initial_trajectory_length", -1.0),
         *[(ChEES, "jitter", value) for value in (-0.1, 1.0, math.nan)],
         *[(HMC, "target_acceptance_rate", value) for value in (0.0, 1.0, math.nan)],
         (HMC, "metric", "full"),
+        *[(MEADS, "spacing", value) for value in (0.0, math.inf)],
+        (MEADS, "target_acceptance_rate", 1.0),
+        (MEADS, "metric", "full"),
+        (MEADS, "max_integration_steps", 0),
         (HMC, "max_integration_steps", 0),
         *[(NUTS, "max_tree_depth", value) for value in (0, 31, 2.0)],
         *[(sampler, "target_acceptance_rate", value) for sampler in (MALA, NUTS) for value in (0.0, 1.0)],
