@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from distmc.errors import SpecError
 from distmc.samplers import (
-    HMC, LAPS, MALA, MAMS, MEADS, NUTS, RWMH, SAMPLERS, SNAPER, WITHOUT_GRADIENT, ChEES, Sampler, Slice,
+    HMC,
+    LAPS,
+    MALA,
+    MAMS,
+    MEADS,
+    NUTS,
+    RWMH,
+    SAMPLERS,
+    SNAPER,
+    WITHOUT_GRADIENT,
+    ChEES,
+    Sampler,
+    Slice,
 )
 from distmc.spec import Local, Ray, RunSpec
 
