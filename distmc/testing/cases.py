@@ -20,7 +20,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from distmc.kernels import hmc, laps, mala, mams, nuts, rwmh
+from distmc.kernels import ghmc, hmc, laps, mala, mams, nuts, rwmh
 from distmc.kernels import slice as slice_kernel
 from distmc.kernels.base import Kernel, StepParameters, Target, TrajectoryParameters, TreeParameters
 from distmc.kernels.laps import LAPSParameters
@@ -105,6 +105,28 @@ def adjusted_parameters(step_size: float, num_integration_steps: int) -> Callabl
     return parameters
 
 
+def damped_parameters(
+    step_size: float, refreshment: float, num_integration_steps: int
+) -> Callable[[Metric, int], ghmc.GHMCParameters]:
+    """Return what makes parameters of a kernel whose momenta last."""
+
+    def parameters(metric: Metric, num_chains: int) -> ghmc.GHMCParameters:
+        return ghmc.GHMCParameters(
+            step_size=jnp.asarray(step_size, jnp.float64),
+            refreshment=jnp.asarray(refreshment, jnp.float64),
+            drift=jnp.asarray(0.5 * refreshment, jnp.float64),
+            num_integration_steps=jnp.asarray(num_integration_steps, jnp.int32),
+            metric=metric,
+        )
+
+    return parameters
+
+
+def start_under_way(kernel: Kernel, rng_keys: Array, position: Array) -> ghmc.GHMCState:
+    """Return the state of the kernel with lasting momenta, momenta and slices drawn."""
+    return ghmc.draw_if_missing(rng_keys, kernel.init(position))
+
+
 def tree_parameters(step_size: float, max_tree_depth: int) -> Callable[[Metric, int], TreeParameters]:
     """Return what makes parameters of a kernel whose trajectories end by themselves."""
 
@@ -121,6 +143,13 @@ KERNEL_CASES = (
         name="NUTS", build_kernel=partial(nuts.build_kernel, deepest_tree=3), parameters=tree_parameters(0.8, 3)
     ),
     KernelCase(name="MALA", build_kernel=mala.build_kernel, parameters=step_parameters(1.0)),
+    KernelCase(
+        name="GHMC",
+        build_kernel=ghmc.build_kernel,
+        parameters=damped_parameters(0.9, 0.4, 3),
+        start=start_under_way,
+        is_reversible=False,
+    ),
     KernelCase(name="MAMS", build_kernel=mams.build_kernel, parameters=trajectory_parameters(1.2, 3)),
     KernelCase(name="LAPS", build_kernel=laps.build_kernel, parameters=adjusted_parameters(1.2, 3)),
     KernelCase(
