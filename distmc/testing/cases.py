@@ -150,8 +150,8 @@ KERNEL_CASES = (
         start=start_under_way,
         is_reversible=False,
     ),
-    KernelCase(name="MAMS", build_kernel=mams.build_kernel, parameters=trajectory_parameters(1.2, 3)),
-    KernelCase(name="LAPS", build_kernel=laps.build_kernel, parameters=adjusted_parameters(1.2, 3)),
+    KernelCase(name="MAMS", build_kernel=mams.build_kernel, parameters=trajectory_parameters(0.8, 3)),
+    KernelCase(name="LAPS", build_kernel=laps.build_kernel, parameters=adjusted_parameters(0.8, 3)),
     KernelCase(
         name="RWMH",
         build_kernel=partial(rwmh.build_kernel, num_proposals=3),
