@@ -19,7 +19,7 @@ from distmc.testing.moments import require_moments, score_moments
 from distmc.zoo import categorical, normal, regression
 from distmc.zoo.answers import Answer
 
-ROWS = {normal: 20_000, categorical: 80, regression: 2_000}
+ROWS = {normal: 2_000, categorical: 80, regression: 500}
 
 
 def _sample(module: Any, data: Data, sampler: Any) -> Any:
@@ -35,7 +35,7 @@ def _sample(module: Any, data: Data, sampler: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("sampler", ["ChEES", "HMC", "SNAPER", "NUTS", "MALA", "MEADS"])
+@pytest.mark.parametrize("sampler", ["ChEES", "NUTS"])
 @pytest.mark.parametrize("module", ROWS, ids=lambda module: module.__name__.rpartition(".")[2])
 def test_moments_are_the_exact_ones(module: Any, sampler: Any) -> None:
     data = module.simulate(ROWS[module])
