@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from arviz_stats.base.array import array_stats
 
 from distmc.diagnostics.chains import ChainSign, element_name, suspicious_chains
 from distmc.diagnostics.statistics import statistics
@@ -62,6 +63,9 @@ class Summary:
         Chains that look stuck or sit in another mode.
     sampling_seconds : float or None
         Wall time of the draws, if known.
+    energy_bfmi : tuple of float
+        Estimated Bayesian fraction of missing information of each chain: the mean square of the energy's change from
+        draw to draw over its variance. Near 1 where energies are drawn freely; empty if they were not recorded.
     """
 
     num_chains: int
@@ -71,6 +75,7 @@ class Summary:
     acceptance_rates: tuple[float, ...]
     suspicious_chains: tuple[ChainSign, ...]
     sampling_seconds: float | None
+    energy_bfmi: tuple[float, ...] = ()
 
     @property
     def varying(self) -> tuple[ParameterSummary, ...]:
@@ -151,6 +156,8 @@ def summarise(tree: xr.DataTree, var_names: Sequence[str] | None = None) -> Summ
     ----------
     .. [1] A. Vehtari, A. Gelman, D. Simpson, B. Carpenter and P.-C. Buerkner, "Rank-normalization, folding, and
            localization: an improved R-hat for assessing convergence of MCMC", Bayesian Analysis 16(2), 2021.
+    .. [2] M. Betancourt, "Diagnosing suboptimal cotangent disintegrations in Hamiltonian Monte Carlo",
+           arXiv:1604.00695, 2016: the fraction of missing information.
     """
     posterior = _posterior(tree, var_names)
     stats = tree["sample_stats"].to_dataset() if "sample_stats" in tree.children else None
@@ -162,6 +169,7 @@ def summarise(tree: xr.DataTree, var_names: Sequence[str] | None = None) -> Summ
         acceptance_rates=_acceptance_rates(stats),
         suspicious_chains=suspicious_chains(posterior, stats),
         sampling_seconds=_sampling_seconds(tree),
+        energy_bfmi=_energy_bfmi(stats),
     )
 
 
@@ -204,6 +212,15 @@ def _acceptance_rates(stats: xr.Dataset | None) -> tuple[float, ...]:
     if stats is None or "acceptance_rate" not in stats:
         return ()
     return tuple(float(rate) for rate in stats["acceptance_rate"].mean("draw").values)
+
+
+def _energy_bfmi(stats: xr.Dataset | None) -> tuple[float, ...]:
+    if stats is None or "energy" not in stats:
+        return ()
+    energies = np.asarray(stats["energy"].transpose("chain", "draw").values, np.float64)
+    with np.errstate(all="ignore"):  # A chain that does not move gives what is not a number.
+        fractions = array_stats.bfmi(energies)
+    return tuple(float(fraction) for fraction in fractions)
 
 
 def _sampling_seconds(tree: xr.DataTree) -> float | None:

@@ -19,6 +19,9 @@ FEWEST_ESS = 400
 FEWEST_DRAWS = 8
 """Draws of each chain below which nothing can be told."""
 
+LOW_ENERGY_BFMI = 0.3
+"""Fraction of missing information of the median chain below which energies are explored too slowly (Stan)."""
+
 MANY_NAMED = 5
 """So many chains are named one by one."""
 
@@ -101,6 +104,7 @@ def _findings(summary: Summary) -> Iterator[Finding]:
     yield from _rhat_findings(summary)
     yield from _ess_findings(summary)
     yield from _divergence_findings(summary)
+    yield from _energy_findings(summary)
 
 
 def _chain_findings(summary: Summary) -> Iterator[Finding]:
@@ -183,4 +187,16 @@ def _divergence_findings(summary: Summary) -> Iterator[Finding]:
         "narrow region that the draws leave out.",
         remedy="a higher `target_acceptance_rate`, for instance 0.95; then a non-centred parameterisation of "
         "hierarchical parameters.",
+    )
+
+
+def _energy_findings(summary: Summary) -> Iterator[Finding]:
+    known = sorted(fraction for fraction in summary.energy_bfmi if not math.isnan(fraction))
+    if not known or known[len(known) // 2] >= LOW_ENERGY_BFMI:
+        return
+    yield Finding(
+        level="doubtful",
+        what=f"The energy changes little from draw to draw (E-BFMI {known[len(known) // 2]:.2f} of the median chain; "
+        f"{LOW_ENERGY_BFMI} is low): tails, or the neck of a funnel, are explored too slowly or not at all.",
+        remedy="a non-centred parameterisation of hierarchical parameters, or priors with lighter tails.",
     )

@@ -29,6 +29,14 @@ def test_numbers_are_those_of_arviz(draws: Arrays, stats: Arrays, as_tree: AsTre
     assert table["rate"].mcse_mean == arviz_stats.mcse(tree)["rate"].values
 
 
+def test_fraction_of_missing_information_is_that_of_arviz(draws: Arrays, stats: Arrays, as_tree: AsTree) -> None:
+    stats["energy"] = np.cumsum(np.random.default_rng(8).normal(size=stats["lp"].shape), axis=1)
+    tree = as_tree(draws, stats)
+    np.testing.assert_allclose(summarise(tree).energy_bfmi, np.ravel(arviz_stats.bfmi(tree)["energy"]))
+    del stats["energy"]
+    assert summarise(as_tree(draws, stats)).energy_bfmi == ()
+
+
 def test_the_worst_are_found_and_rates_are_per_second(draws: Arrays, stats: Arrays, as_tree: AsTree) -> None:
     draws["slope"][3:, :, 1, 0] += 1.0
     summary = summarise(as_tree(draws, stats, seconds=4.0))

@@ -59,6 +59,18 @@ def test_divergences_are_told(good: Summary, number: int, level: str) -> None:
     assert "target_acceptance_rate" in judged.findings[0].remedy
 
 
+def test_energies_that_hardly_change_are_told(draws: Arrays, stats: Arrays, as_tree: AsTree) -> None:
+    rng = np.random.default_rng(7)
+    stats["energy"] = rng.normal(size=stats["lp"].shape)
+    assert verdict(summarise(as_tree(draws, stats))).level == "good"
+    stats["energy"][:5] = np.cumsum(stats["energy"][:5], axis=1)
+    stats["energy"][7] = 3.0
+    (finding,) = verdict(summarise(as_tree(draws, stats))).findings
+    assert finding.level == "doubtful"
+    assert finding.what.startswith("The energy changes little from draw to draw (E-BFMI 0.")
+    assert "non-centred" in finding.remedy
+
+
 def test_suspicious_chains_come_with_their_sign(draws: Arrays, stats: Arrays, as_tree: AsTree) -> None:
     stats["lp"][3] -= 500.0
     judged = verdict(summarise(as_tree(draws, stats)))
