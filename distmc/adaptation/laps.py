@@ -217,10 +217,13 @@ class LateAdjustment:
         return self.target.dot(values, ones)[0] / self.target.dot(ones, ones)[0]
 
     def _renew_metric(self, learned: LAPSLearned) -> LAPSLearned:
-        """Put the window's metric in force and start all searches afresh."""
+        """Put the window's metric in force and start all searches afresh.
+
+        Unadjusted chains may be under way in the last window, too; gradients are to be believed throughout.
+        """
         guess = jnp.asarray(self.whitened_step_size, jnp.float64)
         nothing = jax.tree.map(jnp.zeros_like, learned.window)
-        return self._begin(guess, self.metric.estimate(learned.window, learned.metric), nothing)
+        return self._begin(guess, self.metric.estimate(learned.window, learned.metric, has_arrived=False), nothing)
 
     def _begin(self, step_size: Array, metric: Metric, window: Window) -> LAPSLearned:
         return LAPSLearned(

@@ -95,9 +95,8 @@ def schedule_of(spec: RunSpec) -> Schedule:
         return spec.schedule
     if isinstance(spec.sampler, MALA):
         return build_schedule_of_short_steps(spec.num_warmup)
-    # Steps of LAPS cost one gradient until the last window has ended: none are saved by learning scales sooner.
-    late = isinstance(spec.sampler, (LAPS, *WITHOUT_GRADIENT))
-    return (build_schedule_after_arrival if late else build_schedule)(spec.num_warmup)
+    build = build_schedule_after_arrival if isinstance(spec.sampler, WITHOUT_GRADIENT) else build_schedule
+    return build(spec.num_warmup)
 
 
 @functools.singledispatch

@@ -11,7 +11,7 @@ import pytest
 from distmc.adaptation.laps import LateAdjustment
 from distmc.adaptation.metric import MetricRule
 from distmc.adaptation.pooling import Pooling
-from distmc.adaptation.schedule import build_schedule_after_arrival
+from distmc.adaptation.schedule import build_schedule
 from distmc.adaptation.trajectory import TrajectoryRule
 from distmc.kernels.base import Target
 from distmc.kernels.laps import LAPSInfo, LAPSState, build_kernel
@@ -40,7 +40,7 @@ def broken_in_one_chain(position: Array) -> tuple[Array, Array]:
 
 def tuning(target: Target) -> LateAdjustment:
     return LateAdjustment(
-        schedule=build_schedule_after_arrival(NUM_WARMUP),
+        schedule=build_schedule(NUM_WARMUP),
         target_acceptance_rate=0.9,
         whitened_step_size=0.76,
         trajectory=TrajectoryRule(length=LENGTH, criterion=None, jitter=0.5, max_integration_steps=200),
@@ -138,8 +138,8 @@ def test_one_chain_without_numbers_freezes_nobody(history: Any) -> None:
 def test_chains_that_fall_together_from_far_out_arrive(spread: float) -> None:
     _, (_, parameters, info, position) = run(logdensity_and_grad, around(1000.0, spread))
     arrived = np.abs(position / SCALES).max(axis=(1, 2)) < 6.0
-    # They have the first buffer for it, and do not go away again.
-    assert arrived[TUNING.schedule.initial_buffer :].mean() > 0.95
+    # They have the windows but the last for it, and do not go away again.
+    assert arrived[TUNING.schedule.window_ends[-2] :].mean() > 0.95
     np.testing.assert_allclose(parameters.metric.factor[-1], SCALES, rtol=0.25)
     assert info.acceptance_rate[NUM_WARMUP:].mean() > 0.8
 
