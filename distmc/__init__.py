@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from distmc.mode import Optimum, optimize
     from distmc.model.model import Model, Parameter
     from distmc.samplers import HMC, LAPS, MALA, MAMS, MEADS, NUTS, RWMH, SNAPER, ChEES, Slice
-    from distmc.spec import Local, Ray
+    from distmc.spec import Local, Ray, Schedule
     from distmc.storage.dataset import open_run
     from distmc.storage.sources import read_data, write_data
 
@@ -34,6 +34,7 @@ __all__ = [
     "Optimum",
     "Parameter",
     "Ray",
+    "Schedule",
     "Slice",
     "check",
     "errors",
@@ -57,7 +58,7 @@ _MODULES = {
     "distmc.mode": ("Optimum", "optimize"),
     "distmc.model.model": ("Model", "Parameter"),
     "distmc.samplers": ("HMC", "LAPS", "MALA", "MAMS", "MEADS", "NUTS", "RWMH", "SNAPER", "ChEES", "Slice"),
-    "distmc.spec": ("Local", "Ray"),
+    "distmc.spec": ("Local", "Ray", "Schedule"),
     "distmc.storage.dataset": ("open_run",),
     "distmc.storage.sources": ("read_data", "write_data"),
 }

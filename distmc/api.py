@@ -16,7 +16,7 @@ from distmc.errors import SpecError
 from distmc.model.model import Model
 from distmc.model.sampler_fit import default_sampler
 from distmc.samplers import Sampler, sampler_named
-from distmc.spec import Local, Placement, Precision, RunSpec
+from distmc.spec import Local, Placement, Precision, RunSpec, Schedule
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,6 +36,7 @@ def sample(
     num_chains: int = RunSpec.num_chains,
     num_warmup: int = RunSpec.num_warmup,
     num_draws: int = RunSpec.num_draws,
+    schedule: Schedule | None = None,
     thin: int = RunSpec.thin,
     seed: int = RunSpec.seed,
     on: Placement | None = None,
@@ -62,6 +63,8 @@ def sample(
         `ChEES()` if not given, or `RWMH()` for a model with `is_differentiable=False`.
     num_chains, num_warmup, num_draws : int
         Chains in lockstep, tuning steps and kept draws of each.
+    schedule : Schedule, optional
+        What the `num_warmup` tuning steps are for; chosen from their number if not given.
     thin : int
         Steps for each kept draw.
     seed : int
@@ -110,6 +113,7 @@ def sample(
         num_chains=num_chains,
         num_warmup=num_warmup,
         num_draws=num_draws,
+        schedule=schedule,
         thin=thin,
         seed=seed,
         precision=precision,

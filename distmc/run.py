@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
+from distmc.sampling.algorithms import schedule_of
 from distmc.data.blocks import plan_blocks
 from distmc.data.data import Data
 from distmc.errors import Interrupted, SpecError
@@ -71,7 +72,7 @@ class Run:
         cheap_checks(model, data, spec, initial=initial)
         blocks = plan_blocks(data, spec.num_blocks)
         require_enough_blocks(on.num_workers, blocks.num_blocks)
-        spec = dataclasses.replace(spec, num_blocks=blocks.num_blocks)
+        spec = dataclasses.replace(spec, num_blocks=blocks.num_blocks, schedule=schedule_of(spec))
         start = starting_positions(model, spec.num_chains, spec.seed, initial)
         record = RunRecord(
             spec=spec,

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias, get_args
 from distmc.errors import SpecError
 from distmc.ranges import require_choice, require_count, require_number, require_positive
 
-MetricKind: TypeAlias = Literal["auto", "diagonal", "dense"]
+MetricKind: TypeAlias = Literal["auto", "diagonal", "dense", "low_rank"]
 
 # Leaves are counted in 32 bits.
 _DEEPEST_TREE = 30
@@ -26,7 +26,7 @@ class HMC:
         low-discrepancy sequence, the same for all chains. Guards against resonance.
     target_acceptance_rate : float
         Harmonic mean of the acceptance rate over chains that the step size is tuned for.
-    metric : {"auto", "diagonal", "dense"}
+    metric : {"auto", "diagonal", "dense", "low_rank"}
         Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
     max_integration_steps : int
         Upper limit of integration steps in one trajectory.
@@ -59,7 +59,7 @@ class ChEES:
         low-discrepancy sequence, the same for all chains.
     target_acceptance_rate : float
         Harmonic mean of the acceptance rate over chains that the step size is tuned for.
-    metric : {"auto", "diagonal", "dense"}
+    metric : {"auto", "diagonal", "dense", "low_rank"}
         Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
     max_integration_steps : int
         Upper limit of integration steps in one trajectory.
@@ -93,7 +93,7 @@ class SNAPER:
         low-discrepancy sequence, the same for all chains.
     target_acceptance_rate : float
         Harmonic mean of the acceptance rate over chains that the step size is tuned for.
-    metric : {"auto", "diagonal", "dense"}
+    metric : {"auto", "diagonal", "dense", "low_rank"}
         Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
     max_integration_steps : int
         Upper limit of integration steps in one trajectory.
@@ -125,7 +125,7 @@ class NUTS:
     target_acceptance_rate : float
         Harmonic mean over chains of the acceptance rate, itself a mean over a trajectory, that the step size is tuned
         for.
-    metric : {"auto", "diagonal", "dense"}
+    metric : {"auto", "diagonal", "dense", "low_rank"}
         Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
     """
 
@@ -154,7 +154,7 @@ class MALA:
     ----------
     target_acceptance_rate : float
         Harmonic mean of the acceptance rate over chains that the step size is tuned for.
-    metric : {"auto", "diagonal", "dense"}
+    metric : {"auto", "diagonal", "dense", "low_rank"}
         Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
     """
 
@@ -180,7 +180,7 @@ class MEADS:
         more similar draws for the same number of gradients.
     target_acceptance_rate : float
         Harmonic mean over chains of the acceptance rate of an integration step, that the step size is tuned for.
-    metric : {"auto", "diagonal", "dense"}
+    metric : {"auto", "diagonal", "dense", "low_rank"}
         Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
     max_integration_steps : int
         Upper limit of integration steps from one draw to the next.
@@ -208,7 +208,7 @@ class RWMH:
         Proposals in one step. None: four times as many as there are dimensions, at least 16 and at most 256.
     target_acceptance_rate : float
         Mean acceptance rate over chains that the size of the noise is tuned for.
-    metric : {"auto", "diagonal", "dense"}
+    metric : {"auto", "diagonal", "dense", "low_rank"}
         Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
     """
 
@@ -237,7 +237,7 @@ class Slice:
     target_acceptance_rate : float
         Share of the points drawn within intervals that are to be accepted, which the width of intervals is tuned for.
         Higher: narrower intervals.
-    metric : {"auto", "diagonal", "dense"}
+    metric : {"auto", "diagonal", "dense", "low_rank"}
         Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
     """
 
@@ -272,7 +272,7 @@ class MAMS:
         low-discrepancy sequence, the same for all chains. Guards against resonance.
     target_acceptance_rate : float
         Harmonic mean of the acceptance rate over chains that the step size is tuned for.
-    metric : {"auto", "diagonal", "dense"}
+    metric : {"auto", "diagonal", "dense", "low_rank"}
         Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
     max_integration_steps : int
         Upper limit of integration steps in one trajectory.
@@ -310,7 +310,7 @@ class LAPS:
         low-discrepancy sequence, the same for all chains. Guards against resonance.
     target_acceptance_rate : float
         Harmonic mean of the acceptance rate over chains that the adjusted step size is tuned for.
-    metric : {"auto", "diagonal", "dense"}
+    metric : {"auto", "diagonal", "dense", "low_rank"}
         Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
     max_integration_steps : int
         Upper limit of integration steps in one trajectory.

@@ -5,6 +5,7 @@ Nothing below this module reads the environment or a global; whatever steers a r
 """
 
 import dataclasses
+import itertools
 import json
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -19,6 +20,45 @@ _LARGEST_SEED = (1 << 63) - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Steps of warm-up by purpose.
+
+    Attributes
+    ----------
+    initial_buffer : int
+        Steps before the first window, in which chains travel to where the posterior is.
+    windows : tuple of int
+        Steps of each window. At its end the metric is estimated from its steps alone, and the search for step size
+        and trajectory length starts afresh. None: the metric is never estimated.
+    final_buffer : int
+        Steps after the last window, in which step size and trajectory length settle.
+    """
+
+    initial_buffer: int
+    windows: tuple[int, ...]
+    final_buffer: int
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        require_count(self, "initial_buffer", minimum=0)
+        if not isinstance(self.windows, list | tuple) or not all(_is_count(window) for window in self.windows):
+            raise SpecError(f"`windows={self.windows!r}` must be whole numbers of at least 1, such as `(20, 40, 80)`.")
+        object.__setattr__(self, "windows", tuple(self.windows))
+        why = "step size and trajectory length have to settle after the last window"
+        require_count(self, "final_buffer", minimum=1 if self.windows else 0, why=why)
+
+    @property
+    def num_warmup(self) -> int:
+        """Steps of the whole warm-up."""
+        return self.initial_buffer + sum(self.windows) + self.final_buffer
+
+    @property
+    def window_ends(self) -> tuple[int, ...]:
+        """Number of the last step of each window."""
+        return tuple(self.initial_buffer - 1 + end for end in itertools.accumulate(self.windows))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSpec:
     """Everything that decides the draws, apart from model, data and starting values.
 
@@ -30,6 +70,8 @@ class RunSpec:
         Chains that run in lockstep.
     num_warmup, num_draws : int
         Steps per chain that tune the sampler, and draws per chain that are kept.
+    schedule : Schedule or None
+        What the steps of warm-up are for; has `num_warmup` of them. None: chosen from their number alone.
     thin : int
         Steps for each kept draw, of which the last one is kept; warm-up is kept whole.
     seed : int
@@ -51,6 +93,7 @@ class RunSpec:
     num_chains: int = 32
     num_warmup: int = 500
     num_draws: int = 500
+    schedule: Schedule | None = None
     thin: int = 1
     seed: int = 0
     precision: Precision = "mixed"
@@ -71,6 +114,7 @@ class RunSpec:
             require_count(self, "num_chains", minimum=2, why="tuning and R-hat compare chains")
         require_count(self, "num_warmup", minimum=0)
         require_count(self, "num_draws", minimum=1)
+        self._require_schedule()
         require_count(self, "thin", minimum=1)
         require_count(self, "seed", minimum=0)
         if self.seed > _LARGEST_SEED:
@@ -101,6 +145,17 @@ class RunSpec:
         """
         return "float64" if isinstance(self.sampler, WITHOUT_GRADIENT) else self.precision
 
+    def _require_schedule(self) -> None:
+        if self.schedule is None:
+            return
+        if not isinstance(self.schedule, Schedule):
+            raise SpecError(f"`schedule={self.schedule!r}` is not a `distmc.Schedule(...)`.")
+        if self.schedule.num_warmup != self.num_warmup:
+            raise SpecError(
+                f"The parts of `schedule={self.schedule!r}` add up to {self.schedule.num_warmup} steps, not to "
+                f"`num_warmup={self.num_warmup}`; give `num_warmup={self.schedule.num_warmup}` with it."
+            )
+
     def to_json(self) -> str:
         """Return the spec as JSON text that `from_json` turns back into an equal spec."""
         fields = dataclasses.asdict(self)
@@ -120,7 +175,8 @@ class RunSpec:
             fields: dict[str, Any] = json.loads(text)
             settings = fields.pop("sampler")
             sampler = SAMPLERS[settings.pop("name")](**settings)
-            return cls(sampler=sampler, **fields)
+            schedule = fields.pop("schedule", None)
+            return cls(sampler=sampler, schedule=None if schedule is None else Schedule(**schedule), **fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, SpecError):
                 raise
@@ -182,3 +238,7 @@ class Ray:
 
 
 Placement: TypeAlias = Local | Ray
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -22,7 +22,7 @@ import numpy as np
 
 from distmc.adaptation.metric import MetricRule
 from distmc.adaptation.pooling import Pooling, chains_in_company, weighted_mean
-from distmc.adaptation.schedule import Schedule
+from distmc.spec import Schedule
 from distmc.adaptation.step_size import StepSizeState, harmonic_mean_rate, start_step_size, update_step_size
 from distmc.adaptation.trajectory import TrajectoryRule
 from distmc.adaptation.warmup import step_size_from_gradients

@@ -1,26 +1,41 @@
-"""The metric, estimated from the positions of all chains.
+"""The metric, estimated from positions and gradients of all chains.
 
-Pooling makes a dense metric affordable: 64 chains give 64 positions a step. The covariance is shrunk towards its
-own diagonal, more so the fewer positions there are for its number of dimensions, which also keeps it positive
-definite. Factorisations are written as loops over columns: those of the linear algebra library give other
-last bits for another number of threads.
+On a normal target with precision P gradients are ``-P (x - mean)``, so the geometric mean of the covariance of
+positions and the inverse covariance of gradients is the target's covariance, exactly, wherever the positions are: few
+draws are enough, and chains that are still under way do no harm. For a single coordinate that is the fourth root of a
+ratio of variances. Once draws are plenty, positions alone say better how far chains of other targets have to go.
+
+References
+----------
+Seyboldt, Carlson, Carpenter (2026), Preconditioning Hamiltonian Monte Carlo by minimizing Fisher divergence.
+arXiv:2603.18845.
 """
 
 import dataclasses
+from typing import Any, Literal, TypeAlias
 
+import jax
 import jax.numpy as jnp
-from jax import lax
 
-from distmc.adaptation.moments import Moments, add_positions, no_moments
-from distmc.kernels.base import GradientState
-from distmc.kernels.metrics import Metric
+from distmc.adaptation.linalg import cholesky, inverse_root, invert_lower
+from distmc.adaptation.low_rank import leading_subspace
+from distmc.adaptation.moments import Moments, covariance, has_spread
+from distmc.adaptation.window import Window, add_state, open_window
+from distmc.kernels.metrics import Metric, Stretch
 from distmc.samplers import MetricKind
 from distmc.types import Array
 
+Form: TypeAlias = Literal["diagonal", "dense", "low_rank"]
+
 # A dense factor costs num_dimensions**2 for every chain and integration step.
 _LARGEST_DENSE = 500
-_POSITIONS_PER_DIMENSION = 2
-_ROUNDING_ERRORS = 16.0
+_DRAWS_PER_DIMENSION = 2
+# Kept draws take this many times eight kilobytes.
+_LARGEST_LOW_RANK = 5000
+_RANK = 32
+# With so many draws for each coordinate, positions say all, and gradients what differs from a normal target.
+_PLENTY_OF_DRAWS = 100.0
+_RIDGE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,110 +46,148 @@ class MetricRule:
     ----------
     num_dimensions : int
         Coordinates of the target.
-    is_dense : bool
+    form : {"diagonal", "dense", "low_rank"}
         Form of the metric.
     """
 
     num_dimensions: int
-    is_dense: bool
+    form: Form
 
     def first(self) -> Metric:
         """Return the metric of a target with unit scales."""
-        return identity_metric(self.num_dimensions, is_dense=self.is_dense)
+        ones = jnp.ones(self.num_dimensions, jnp.float64)
+        if self.form == "dense":
+            return Metric(jnp.diag(ones), jnp.diag(ones))
+        if self.form == "diagonal":
+            return Metric(ones, ones)
+        size = 2 * self._rank
+        identity = jnp.eye(size, dtype=jnp.float64)
+        return Metric(ones, ones, Stretch(jnp.zeros((self.num_dimensions, size), jnp.float64), identity, identity))
 
-    def nothing(self) -> Moments:
-        """Return what is known at the start of a window."""
-        return no_moments(self.num_dimensions, is_dense=self.is_dense)
+    def nothing(self, state: Any) -> Window:
+        """Return what is known at the start of a window, given a kernel's state."""
+        return open_window(state, is_dense=self.form == "dense", keeps_ensembles=self.form == "low_rank")
 
-    def add(self, seen: Moments, state: GradientState, weight: Array) -> Moments:
+    def add(self, seen: Window, state: Any, weight: Array) -> Window:
         """Return what is known after one more step; chains count by their weight (num_chains,)."""
-        return add_positions(seen, state.position, weight)
+        return add_state(seen, state, weight)
 
-    def estimate(self, seen: Moments, previous: Metric) -> Metric:
-        """Return the metric at the end of a window; see `estimate_metric`."""
-        return estimate_metric(seen, previous)
+    def estimate(self, seen: Window, previous: Metric) -> Metric:
+        """Return the metric at the end of a window; coordinates that never moved keep their previous scale."""
+        scale = estimate_scale(seen, previous)
+        if self.form == "diagonal":
+            return Metric(scale, 1.0 / scale)
+        if self.form == "dense":
+            return dense_metric(seen, scale)
+        return low_rank_metric(seen, scale, self._rank)
+
+    @property
+    def _rank(self) -> int:
+        return min(_RANK, self.num_dimensions)
 
 
-def wants_dense(kind: MetricKind, num_dimensions: int, num_positions: int) -> bool:
+def choose_form(kind: MetricKind, num_dimensions: int, num_draws: int) -> Form:
     """Decide the form of the metric.
 
     Parameters
     ----------
-    kind : {"auto", "diagonal", "dense"}
+    kind : {"auto", "diagonal", "dense", "low_rank"}
         What was asked for.
     num_dimensions : int
         Coordinates of the target.
-    num_positions : int
-        Positions of all chains in the shortest window.
+    num_draws : int
+        Of all chains in the longest window.
     """
-    if kind == "auto":
-        return num_dimensions <= _LARGEST_DENSE and num_positions >= _POSITIONS_PER_DIMENSION * num_dimensions
-    return kind == "dense"
+    if kind != "auto":
+        return kind
+    if num_dimensions <= _LARGEST_DENSE and num_draws >= _DRAWS_PER_DIMENSION * num_dimensions:
+        return "dense"
+    return "low_rank" if num_dimensions <= _LARGEST_LOW_RANK and num_draws > 0 else "diagonal"
 
 
-def identity_metric(num_dimensions: int, *, is_dense: bool) -> Metric:
-    """Return the metric of a target with unit scales."""
-    factor = jnp.eye(num_dimensions, dtype=jnp.float64) if is_dense else jnp.ones(num_dimensions, jnp.float64)
-    return Metric(factor, factor)
-
-
-def estimate_metric(moments: Moments, previous: Metric) -> Metric:
-    """Return the metric of pooled positions; coordinates that never moved keep their previous scale.
+def estimate_scale(window: Window, previous: Metric) -> Array:
+    """Return the scales of the coordinates, (num_dimensions,).
 
     Parameters
     ----------
-    moments : Moments
-        Of a window of at least one step.
+    window : Window
+        At its end.
     previous : Metric
-        In force so far, of the same form.
+        In force so far; coordinates that never moved keep its scale.
     """
-    covariance = moments.scatter / jnp.maximum(moments.count - 1.0, 1.0)
-    if covariance.ndim == 1:
-        return _diagonal_metric(_usable_variance(covariance, moments.mean, previous.factor**2))
-    variance = _usable_variance(jnp.diagonal(covariance), moments.mean, jnp.sum(previous.factor**2, axis=1))
-    num_dimensions = variance.shape[0]
-    kept = moments.count / (moments.count + num_dimensions)
-    shrunk = jnp.where(jnp.eye(num_dimensions, dtype=bool), jnp.diag(variance), kept * covariance)
-    # Factor the correlations: entries near 1 whatever the scales of the coordinates.
-    scale = jnp.sqrt(variance)
-    factor = scale[:, None] * cholesky(shrunk / jnp.outer(scale, scale))
-    dense = Metric(factor, invert_lower(factor))
-    is_usable = jnp.all(jnp.isfinite(dense.factor)) & jnp.all(jnp.isfinite(dense.inverse_factor))
-    fallback = Metric(jnp.diag(scale), jnp.diag(1.0 / scale))
-    return Metric(*(jnp.where(is_usable, new, old) for new, old in zip(dense, fallback, strict=True)))
+    moves, _ = _informed(window)
+    scale = jnp.where(moves, _deviation(window.position), 1.0)
+    if window.grad is not None:
+        pulls = has_spread(window.grad) & ~_has_plenty(window.position.count, scale.size)
+        scale = jnp.where(pulls, jnp.sqrt(scale / jnp.where(pulls, _deviation(window.grad), 1.0)), scale)
+    factor = previous.factor
+    return jnp.where(moves, scale, factor if factor.ndim == 1 else jnp.sqrt(jnp.sum(factor**2, axis=1)))
 
 
-def cholesky(matrix: Array) -> Array:
-    """Return the lower Cholesky factor of a symmetric positive definite matrix, column by column."""
-    rows = jnp.arange(matrix.shape[0])
-
-    def eliminate(column: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        remaining, factor = carry
-        entries = jnp.where(rows >= column, remaining[:, column], 0.0) / jnp.sqrt(remaining[column, column])
-        return remaining - jnp.outer(entries, entries), factor.at[:, column].set(entries)
-
-    factor: Array = lax.fori_loop(0, matrix.shape[0], eliminate, (matrix, jnp.zeros_like(matrix)))[1]
-    return factor
+def dense_metric(window: Window, scale: Array) -> Metric:
+    """Return the dense metric of a window's covariances, given the scales of the coordinates."""
+    moves, pulls = _informed(window)
+    # Factor matrices of scaled coordinates: entries near 1 whatever the scales.
+    spread = _standardised(window.position, 1.0 / scale, moves)
+    grad_spread = None if window.grad is None else _standardised(window.grad, scale, pulls)
+    factor = scale[:, None] * standard_factor(spread, grad_spread, window.position.count)
+    return _if_finite(Metric(factor, invert_lower(factor)), Metric(jnp.diag(scale), jnp.diag(1.0 / scale)))
 
 
-def invert_lower(factor: Array) -> Array:
-    """Return the inverse of a lower triangular matrix, row by row."""
+def low_rank_metric(window: Window, scale: Array, rank: int) -> Metric:
+    """Return the metric that is dense in the leading directions of a window's draws, and diagonal elsewhere."""
+    moves, pulls = _informed(window)
+    subspace = leading_subspace(window, jnp.where(moves, 1.0 / scale, 0.0), jnp.where(pulls, scale, 0.0), rank)
+    factor = standard_factor(subspace.spread, subspace.grad_spread, subspace.count)
     identity = jnp.eye(factor.shape[0], dtype=factor.dtype)
-
-    def substitute(row: Array, inverse: Array) -> Array:
-        # Rows of the inverse from here on are still zero, so the whole row of the factor may take part.
-        return inverse.at[row].set((identity[row] - factor[row] @ inverse) / factor[row, row])
-
-    inverse: Array = lax.fori_loop(0, factor.shape[0], substitute, jnp.zeros_like(factor))
-    return inverse
+    stretch = Stretch(subspace.basis, factor, invert_lower(factor))
+    return Metric(scale, 1.0 / scale, _if_finite(stretch, Stretch(jnp.zeros_like(subspace.basis), identity, identity)))
 
 
-def _diagonal_metric(variance: Array) -> Metric:
-    scale = jnp.sqrt(variance)
-    return Metric(scale, 1.0 / scale)
+def standard_factor(spread: Array, grad_spread: Array | None, num_draws: Array) -> Array:
+    """Return a lower triangular ``F`` such that ``F F'`` estimates the covariance of a target with scales near 1.
+
+    Parameters
+    ----------
+    spread, grad_spread : float64 array (size, size)
+        Covariances of positions and of gradients. Where there are no gradients, correlations between positions are
+        shrunk: by half where there are as many draws as dimensions, hardly at all where there are ten times as many.
+    num_draws : float64 scalar
+        That both were estimated from. The fewer, the heavier the ridge that keeps both definite.
+    """
+    size = spread.shape[0]
+    share = size / jnp.maximum(num_draws, 1.0)
+    identity = jnp.eye(size, dtype=spread.dtype)
+    if grad_spread is None:
+        return cholesky(jnp.where(identity > 0.0, spread, spread / (1.0 + share**3)))
+    ridge = _RIDGE * share**2 * identity
+    factor = cholesky(spread + ridge)
+    # The geometric mean of A = L L' and the inverse of B is L inv(root(L' B L)) L'.
+    mean_factor = factor @ cholesky(inverse_root(factor.T @ (grad_spread + ridge) @ factor))
+    return jnp.where(_has_plenty(num_draws, size), factor, mean_factor)
 
 
-def _usable_variance(variance: Array, mean: Array, previous: Array) -> Array:
-    # Positions that are all the same have a mean that is rounded, and with it a little variance.
-    rounding = _ROUNDING_ERRORS * jnp.finfo(jnp.float64).eps * mean
-    return jnp.where(jnp.isfinite(variance) & (variance > rounding**2), variance, previous)
+def _has_plenty(num_draws: Array, num_dimensions: int) -> Array:
+    return num_draws > _PLENTY_OF_DRAWS * num_dimensions
+
+
+def _informed(window: Window) -> tuple[Array, Array]:
+    """Tell the coordinates of which positions say something, and those of which gradients do so, too."""
+    moves = has_spread(window.position)
+    return moves, moves if window.grad is None else moves & has_spread(window.grad)
+
+
+def _deviation(moments: Moments) -> Array:
+    variance = covariance(moments)
+    return jnp.sqrt(variance if variance.ndim == 1 else jnp.diagonal(variance))
+
+
+def _standardised(moments: Moments, scale: Array, is_informed: Array) -> Array:
+    """Return the covariance of scaled vectors; coordinates of which nothing is known count as standard normal."""
+    identity = jnp.eye(scale.size, dtype=scale.dtype)
+    return jnp.where(jnp.outer(is_informed, is_informed), covariance(moments) * jnp.outer(scale, scale), identity)
+
+
+def _if_finite(wanted: Any, fallback: Any) -> Any:
+    is_finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(wanted)]))
+    return jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), wanted, fallback)

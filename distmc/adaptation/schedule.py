@@ -9,7 +9,7 @@ they diffuse along it, and each metric lets them diffuse as much further as they
 widen sooner than few long ones.
 """
 
-import dataclasses
+from distmc.spec import Schedule
 
 _INITIAL_SHARE = 0.25
 _FINAL_SHARE = 0.2
@@ -18,39 +18,6 @@ _SHORTEST_USEFUL_WARMUP = 20
 _INITIAL_SHARE_OF_SHORT_STEPS = 0.05
 _SHARE_OF_FIRST_WINDOWS = 0.15
 _SHARE_OF_LAST_WINDOW = 0.8
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Steps of warm-up by purpose.
-
-    Attributes
-    ----------
-    initial_buffer : int
-        Steps before the first window.
-    windows : tuple of int
-        Steps of each window of metric estimation.
-    final_buffer : int
-        Steps after the last window.
-    """
-
-    initial_buffer: int
-    windows: tuple[int, ...]
-    final_buffer: int
-
-    @property
-    def num_warmup(self) -> int:
-        """Steps of the whole warm-up."""
-        return self.initial_buffer + sum(self.windows) + self.final_buffer
-
-    @property
-    def window_ends(self) -> tuple[int, ...]:
-        """Number of the last step of each window."""
-        ends, end = [], self.initial_buffer - 1
-        for window in self.windows:
-            end += window
-            ends.append(end)
-        return tuple(ends)
 
 
 def build_schedule(num_warmup: int) -> Schedule:

@@ -14,7 +14,6 @@ import numpy as np
 
 from distmc.adaptation.metric import MetricRule
 from distmc.adaptation.pooling import Pooling, chains_in_company
-from distmc.adaptation.schedule import Schedule
 from distmc.adaptation.step_size import (
     StepSizeState,
     harmonic_mean_rate,
@@ -24,6 +23,7 @@ from distmc.adaptation.step_size import (
 from distmc.adaptation.trajectory import Trajectories, TrajectoryRule, TrajectoryState
 from distmc.kernels.base import GradientState, StepParameters, Target, TrajectoryParameters
 from distmc.kernels.metrics import Metric
+from distmc.spec import Schedule
 from distmc.types import Array
 
 # Before any scale is known a trajectory length means nothing; a few integration steps do.
@@ -93,7 +93,8 @@ class Warmup:
 
     def init(self, state: Any) -> WarmupState:
         """Return the state before the first step."""
-        return self._begin(start_step_size(self.guess_step_size(state), _OPTIMISM_AT_START), self.metric.first())
+        step_size = start_step_size(self.guess_step_size(state), _OPTIMISM_AT_START)
+        return self._begin(step_size, self.metric.first(), self.metric.nothing(state))
 
     def parameters(self, state: WarmupState, step: Array) -> StepParameters | TrajectoryParameters:
         """Return the kernel's parameters for a step, counted from the start of the run."""
@@ -139,11 +140,12 @@ class Warmup:
     def _renew_metric(self, state: WarmupState) -> WarmupState:
         """Put the window's metric in force and start step size, trajectory and the next window afresh."""
         step_size = start_step_size(jnp.asarray(self.whitened_step_size, jnp.float64), _OPTIMISM_WHEN_WHITENED)
-        return self._begin(step_size, self.metric.estimate(state.window, state.metric))
+        nothing = jax.tree.map(jnp.zeros_like, state.window)
+        return self._begin(step_size, self.metric.estimate(state.window, state.metric), nothing)
 
-    def _begin(self, step_size: StepSizeState, metric: Metric) -> WarmupState:
+    def _begin(self, step_size: StepSizeState, metric: Metric, window: Any) -> WarmupState:
         trajectory = () if self.trajectory is None else self.trajectory.init(self.metric.num_dimensions)
-        return WarmupState(step_size, trajectory, self.metric.nothing(), metric)
+        return WarmupState(step_size, trajectory, window, metric)
 
     def is_metric_known(self, step: Array) -> Array:
         """Tell whether a metric has been learned before a step, a bool scalar."""

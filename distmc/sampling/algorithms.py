@@ -12,9 +12,9 @@ from distmc.adaptation.chees import ChEESCriterion
 from distmc.adaptation.constant import Constant
 from distmc.adaptation.laps import LateAdjustment
 from distmc.adaptation.meads import MEADSWarmup
-from distmc.adaptation.metric import MetricRule, wants_dense
+from distmc.adaptation.metric import MetricRule, choose_form
 from distmc.adaptation.pooling import Pooling
-from distmc.adaptation.schedule import Schedule, build_schedule_of_short_steps
+from distmc.adaptation.schedule import build_schedule, build_schedule_of_short_steps
 from distmc.adaptation.snaper import SNAPERCriterion
 from distmc.adaptation.step_size import mean_rate
 from distmc.adaptation.trajectory import Criterion, TrajectoryRule
@@ -25,6 +25,7 @@ from distmc.kernels import ghmc, hmc, laps, lbfgs, mala, mams, nuts, points, rwm
 from distmc.kernels import slice as slice_kernel
 from distmc.kernels.base import Kernel, Target
 from distmc.samplers import HMC, LAPS, MALA, MAMS, MEADS, NUTS, RWMH, SNAPER, ChEES, MetricKind, Sampler, Slice
+from distmc.spec import RunSpec, Schedule
 
 POOLING = Pooling(mean=partial(jnp.mean, axis=0), median=partial(jnp.median, axis=0))
 """Every worker holds all chains, so that statistics over them need no message."""
@@ -70,6 +71,14 @@ class Setting(NamedTuple):
     schedule: Schedule
 
 
+def schedule_of(spec: RunSpec) -> Schedule:
+    """Return what the steps of warm-up are for: as the spec says, or else as suits the sampler."""
+    if spec.schedule is not None:
+        return spec.schedule
+    build = build_schedule_of_short_steps if isinstance(spec.sampler, MALA) else build_schedule
+    return build(spec.num_warmup)
+
+
 @functools.singledispatch
 def build_algorithm(sampler: Sampler | Climb, setting: Setting) -> Algorithm:
     """Return the algorithm that a sampler's settings describe.
@@ -108,7 +117,6 @@ def _(sampler: NUTS, setting: Setting) -> Algorithm:
 
 @build_algorithm.register
 def _(sampler: MALA, setting: Setting) -> Algorithm:
-    setting = setting._replace(schedule=build_schedule_of_short_steps(setting.schedule.num_warmup))
     return Algorithm(mala.build_kernel(setting.target), _warmup(sampler, setting, exponent=_LANGEVIN_EXPONENT))
 
 
@@ -232,7 +240,7 @@ def _warmup_without_gradient(sampler: RWMH | Slice, setting: Setting, *, step_si
 
 
 def metric_rule(kind: MetricKind, setting: Setting) -> MetricRule:
-    """Return how the metric is learned, given what was asked for and how many positions a window holds."""
-    num_positions = min(setting.schedule.windows, default=0) * setting.num_chains
-    is_dense = wants_dense(kind, setting.num_dimensions, num_positions)
-    return MetricRule(num_dimensions=setting.num_dimensions, is_dense=is_dense)
+    """Return how the metric is learned, given what was asked for and how many draws a window holds."""
+    num_draws = max(setting.schedule.windows, default=0) * setting.num_chains
+    form = choose_form(kind, setting.num_dimensions, num_draws)
+    return MetricRule(num_dimensions=setting.num_dimensions, form=form)

@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from distmc.adaptation.schedule import build_schedule
 from distmc.kernels.base import STATISTICS, Target
-from distmc.sampling.algorithms import Algorithm, Setting, build_algorithm
+from distmc.sampling.algorithms import Algorithm, Setting, build_algorithm, schedule_of
 from distmc.sampling.rng import chain_keys
 from distmc.sampling.state import RunState
 from distmc.spec import RunSpec
@@ -125,7 +124,7 @@ def build_program(spec: RunSpec, target: Target, num_dimensions: int) -> Program
     num_dimensions : int
         Coordinates of a chain's position.
     """
-    setting = Setting(target, num_dimensions, spec.num_chains, build_schedule(spec.num_warmup))
+    setting = Setting(target, num_dimensions, spec.num_chains, schedule_of(spec))
     capacity = max(1, min(_MOST_STEPS, _MOST_NUMBERS // (spec.num_chains * num_dimensions)))
     return Program(algorithm=build_algorithm(spec.sampler, setting), num_chains=spec.num_chains, capacity=capacity)
 

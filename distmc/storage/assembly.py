@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from distmc.errors import RunDirectoryError
+from distmc.spec import Schedule
 from distmc.storage import schema
 from distmc.storage.chunks import ChunkHeader, of_phase, read_chunk
 from distmc.storage.files import replacing
@@ -179,8 +180,13 @@ def _group_attributes(record: RunRecord, headers: Sequence[ChunkHeader]) -> dict
         **_library_attributes(record),
         "sample_dims": list(SAMPLE_DIMS),
         "tuning_steps": record.spec.num_warmup,
+        **_schedule_attributes(record.spec.schedule),
         **_times(headers),
     }
+
+
+def _schedule_attributes(schedule: Schedule | None) -> dict[str, Any]:
+    return {} if schedule is None else {**dataclasses.asdict(schedule), "windows": list(schedule.windows)}
 
 
 def _library_attributes(record: RunRecord) -> dict[str, str]:

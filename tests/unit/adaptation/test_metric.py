@@ -1,117 +1,210 @@
-"""Pooled moments, and the metric made of them."""
+"""Metrics of all forms: exact on normal targets, finite on whatever else a window may hold."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distmc.adaptation.metric import cholesky, estimate_metric, identity_metric, invert_lower, wants_dense
-from distmc.adaptation.moments import Moments, add_positions, no_moments
+from distmc.adaptation.metric import MetricRule, choose_form, standard_factor
+from distmc.adaptation.window import Window
+from distmc.kernels.base import GradientState
+from distmc.kernels.metrics import Metric, to_position, to_whitened, whiten_grad
+from distmc.types import Array
 
-NUM_CHAINS, NUM_DIMENSIONS = 6, 3
-
-
-def pooled(steps: Any, *, is_dense: bool, weight: Any = None) -> Moments:
-    """Take in positions step by step, (num_steps, num_chains, num_dimensions)."""
-    weight = jnp.ones(steps.shape[1]) if weight is None else jnp.asarray(weight)
-    moments = no_moments(steps.shape[2], is_dense=is_dense)
-    add = jax.jit(add_positions)
-    for position in steps:
-        moments = add(moments, jnp.asarray(position), weight)
-    return moments
+FORMS = ["diagonal", "dense", "low_rank"]
+NUM_CHAINS, NUM_DIMENSIONS = 16, 6
+MEAN = np.array([1e3, 0.0, -5.0, 1.0, 0.0, 2.0])
 
 
-@pytest.fixture
-def steps() -> Any:
+class PositionState(NamedTuple):
+    """The state of a kernel that follows no gradients."""
+
+    position: Array
+
+
+def spread_of(seed: int = 0, condition: float = 1e6) -> Any:
+    """Return a covariance with strong correlations and coordinates of different scales."""
+    axes = np.linalg.qr(np.random.default_rng(seed).normal(size=(NUM_DIMENSIONS, NUM_DIMENSIONS)))[0]
+    scales = np.array([0.01, 1.0, 30.0, 1.0, 5.0, 0.2])
+    return np.outer(scales, scales) * (axes * np.geomspace(1.0 / condition, 1.0, NUM_DIMENSIONS) @ axes.T)
+
+
+COVARIANCE = spread_of()
+PRECISION = np.linalg.inv(COVARIANCE)
+
+
+def normal_steps(num_steps: int, covariance: Any = COVARIANCE, seed: int = 0) -> Any:
+    normal = np.random.default_rng(seed).normal(size=(num_steps, NUM_CHAINS, NUM_DIMENSIONS))
+    return MEAN + normal @ np.linalg.cholesky(covariance).T
+
+
+def learn(form: Any, positions: Any, grads: Any = None, previous: Metric | None = None) -> Metric:
+    """Return the metric after a window of (num_steps, num_chains, num_dimensions)."""
+    rule = MetricRule(num_dimensions=positions.shape[2], form=form)
+
+    def state_at(step: Any) -> Any:
+        position = jnp.asarray(positions)[step]
+        if grads is None:
+            return PositionState(position)
+        return GradientState(position, jnp.zeros(len(position)), jnp.asarray(grads)[step])
+
+    def add(step: Any, window: Window) -> Window:
+        return rule.add(window, state_at(step), jnp.ones(positions.shape[1]))
+
+    @jax.jit
+    def whole(previous: Metric) -> Metric:
+        return rule.estimate(jax.lax.fori_loop(0, len(positions), add, rule.nothing(state_at(0))), previous)
+
+    metric = whole(rule.first() if previous is None else previous)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(metric))
+    return metric
+
+
+def grads_of(positions: Any, precision: Any = PRECISION) -> Any:
+    return -(positions - MEAN) @ precision
+
+
+def factor_of(metric: Metric) -> Any:
+    """Return the matrix that maps whitened coordinates to positions, having seen to it that all maps agree."""
+    identity = jnp.eye(metric.factor.shape[0])
+    factor = np.asarray(to_position(metric, identity)).T
+    np.testing.assert_allclose(np.asarray(to_whitened(metric, identity)).T @ factor, identity, atol=1e-9)
+    np.testing.assert_allclose(whiten_grad(metric, identity), factor, rtol=1e-9, atol=1e-13 * np.abs(factor).max())
+    return factor
+
+
+@pytest.mark.parametrize("form", ["dense", "low_rank"])
+def test_gradients_make_the_metric_of_a_normal_target_exact(form: str) -> None:
+    # Few draws, and from a distribution much wider than the target, as those of chains under way are.
+    positions = MEAN + 100.0 * (normal_steps(3, spread_of(seed=5)) - MEAN)
+    factor = factor_of(learn(form, positions, grads_of(positions)))
+    np.testing.assert_allclose(factor @ factor.T, COVARIANCE, rtol=1e-3, atol=1e-6 * np.abs(COVARIANCE).min())
+    whitened = np.linalg.solve(factor, np.linalg.cholesky(COVARIANCE))
+    np.testing.assert_allclose(np.linalg.svd(whitened)[1], 1.0, rtol=0.05)
+
+
+def test_gradients_make_the_scales_of_independent_coordinates_exact() -> None:
+    scales = np.array([0.01, 1.0, 30.0, 1.0, 5.0, 0.2])
+    positions = MEAN + 100.0 * np.random.default_rng(0).normal(size=(2, NUM_CHAINS, NUM_DIMENSIONS))
+    metric = learn("diagonal", positions, grads_of(positions, np.diag(scales**-2.0)))
+    np.testing.assert_allclose(metric.factor, scales, rtol=1e-10)
+
+
+def test_plenty_of_draws_make_gradients_unnecessary() -> None:
+    positions = normal_steps(200, np.diag(np.arange(1.0, 7.0)))
+    flat = positions.reshape(-1, NUM_DIMENSIONS)
+    # Gradients as of a target half as wide.
+    grads = grads_of(positions, np.diag(4.0 / np.arange(1.0, 7.0)))
+    np.testing.assert_allclose(learn("diagonal", positions, grads).factor, flat.std(0, ddof=1), rtol=1e-10)
+    factor = factor_of(learn("dense", positions, grads))
+    np.testing.assert_allclose(factor @ factor.T, np.cov(flat, rowvar=False), rtol=1e-4, atol=1e-6)
+    few = learn("diagonal", positions[:30], grads[:30])
+    np.testing.assert_allclose(few.factor, np.sqrt(np.arange(1.0, 7.0)) / 2.0**0.5, rtol=0.2)
+
+
+def test_without_gradients_scales_are_standard_deviations_and_correlations_are_shrunk() -> None:
+    positions = normal_steps(2, spread_of(condition=10.0))
+    flat = positions.reshape(-1, NUM_DIMENSIONS)
+    np.testing.assert_allclose(learn("diagonal", positions).factor, flat.std(0, ddof=1), rtol=1e-9)
+    covariance = np.cov(flat, rowvar=False)
+    share = NUM_DIMENSIONS / len(flat)
+    expected = np.where(np.eye(NUM_DIMENSIONS, dtype=bool), covariance, covariance / (1.0 + share**3))
+    factor = factor_of(learn("dense", positions))
+    np.testing.assert_allclose(factor @ factor.T, expected, rtol=1e-9)
+
+
+def test_low_rank_finds_wide_and_narrow_directions_among_many() -> None:
     rng = np.random.default_rng(0)
-    mixing = np.array([[3.0, 0.0, 0.0], [1.0, 0.1, 0.0], [0.0, -2.0, 30.0]])
-    return rng.normal(size=(20, NUM_CHAINS, NUM_DIMENSIONS)) @ mixing.T + [1e3, 0.0, -5.0]
+    size, num_directions = 120, 6
+    directions = np.linalg.qr(rng.normal(size=(size, num_directions)))[0]
+    stretch = np.array([30.0, 10.0, 4.0, 0.2, 0.1, 0.02])
+    scales = np.exp(rng.uniform(-4.0, 4.0, size))
+    root = scales[:, None] * (np.eye(size) + directions * (stretch - 1.0) @ directions.T)
+    precision = np.linalg.inv(root @ root.T)
+    positions = rng.normal(size=(40, NUM_CHAINS, size)) @ root.T
+
+    def spread_after(form: str, grads: Any) -> float:
+        metric = learn(form, positions, grads)
+        values = np.linalg.svd(np.asarray(to_whitened(metric, jnp.asarray(root.T))))[1]
+        return float(values[0] / values[-1])
+
+    assert spread_after("diagonal", -positions @ precision) > 100.0
+    assert spread_after("low_rank", -positions @ precision) < 2.0
+    # Positions alone see the wide directions; sampling noise makes others look narrower than they are.
+    assert spread_after("low_rank", None) < 0.2 * spread_after("diagonal", None)
 
 
-def test_moments_equal_those_of_all_positions_at_once(steps: Any) -> None:
-    flat = steps.reshape(-1, NUM_DIMENSIONS)
-    for is_dense in (False, True):
-        moments = pooled(steps, is_dense=is_dense)
-        covariance = np.cov(flat, rowvar=False)
-        expected = covariance if is_dense else np.diag(covariance)
-        assert moments.count == len(flat)
-        np.testing.assert_allclose(moments.mean, flat.mean(0), rtol=1e-12)
-        np.testing.assert_allclose(moments.scatter / (moments.count - 1), expected, rtol=1e-10, atol=1e-9)
-
-
-def test_chains_without_weight_are_not_among_the_moments(steps: Any) -> None:
-    weight = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
-    counting = steps[:, weight > 0].reshape(-1, NUM_DIMENSIONS)
-    for is_dense in (False, True):
-        moments = pooled(steps, is_dense=is_dense, weight=weight)
-        covariance = np.cov(counting, rowvar=False)
-        expected = covariance if is_dense else np.diag(covariance)
-        np.testing.assert_allclose(moments.scatter / (len(counting) - 1), expected, rtol=1e-10, atol=1e-9)
-
-
-def test_diagonal_metric_is_the_standard_deviation(steps: Any) -> None:
-    metric = estimate_metric(pooled(steps, is_dense=False), identity_metric(NUM_DIMENSIONS, is_dense=False))
-    expected = steps.reshape(-1, NUM_DIMENSIONS).std(0, ddof=1)
-    np.testing.assert_allclose(metric.factor, expected, rtol=1e-10)
-    np.testing.assert_allclose(metric.inverse_factor, 1.0 / expected, rtol=1e-10)
-
-
-def test_dense_metric_is_the_covariance_with_shrunk_correlations(steps: Any) -> None:
-    moments = pooled(steps, is_dense=True)
-    metric = estimate_metric(moments, identity_metric(NUM_DIMENSIONS, is_dense=True))
-    covariance = np.cov(steps.reshape(-1, NUM_DIMENSIONS), rowvar=False)
-    kept = float(moments.count) / (float(moments.count) + NUM_DIMENSIONS)
-    expected = np.where(np.eye(NUM_DIMENSIONS, dtype=bool), covariance, kept * covariance)
-    np.testing.assert_allclose(metric.factor @ metric.factor.T, expected, rtol=1e-10, atol=1e-9)
-    np.testing.assert_allclose(metric.factor @ metric.inverse_factor, np.eye(NUM_DIMENSIONS), atol=1e-10)
-
-
-@pytest.mark.parametrize("is_dense", [False, True])
-def test_coordinates_that_never_moved_keep_their_scale(steps: Any, is_dense: bool) -> None:
-    stuck = steps.copy()
+@pytest.mark.parametrize("form", FORMS)
+def test_coordinates_that_never_moved_keep_their_scale(form: Any) -> None:
+    positions = normal_steps(20)
     # The mean of equal numbers is rounded, so their variance need not come out as zero.
-    stuck[:, :, 0], stuck[:, :, 1] = 0.1, 1e5 / 3.0
-    scales = jnp.array([2.0, 7.0, 1.0])
-    previous = identity_metric(NUM_DIMENSIONS, is_dense=is_dense)
-    previous = jax.tree.map(lambda factor: factor * scales[:, None] if is_dense else factor * scales, previous)
-    metric = estimate_metric(pooled(stuck, is_dense=is_dense), previous)
-    factor = np.diag(metric.factor) if is_dense else np.asarray(metric.factor)
-    np.testing.assert_allclose(factor, [2.0, 7.0, steps[..., 2].std(ddof=1)], rtol=1e-8)
-    assert np.all(np.isfinite(metric.inverse_factor))
+    positions[:, :, 0], positions[:, :, 1] = 0.1, 1e5 / 3.0
+    scales = jnp.array([2.0, 7.0, 1.0, 1.0, 1.0, 1.0])
+    first = MetricRule(num_dimensions=NUM_DIMENSIONS, form=form).first()
+    scaled = scales[:, None] * first.factor if form == "dense" else scales * first.factor
+    for grads in (None, grads_of(positions)):
+        factor = factor_of(learn(form, positions, grads, first._replace(factor=scaled)))
+        np.testing.assert_allclose(factor[:2, :2], np.diag([2.0, 7.0]), atol=1e-9)
+        np.testing.assert_allclose(factor[:2, 2:], 0.0, atol=1e-9)
+        np.testing.assert_allclose(factor[2:, :2], 0.0, atol=1e-9)
 
 
-def test_small_scales_far_from_zero_are_not_mistaken_for_rounding() -> None:
-    steps = 1e6 + 1e-5 * np.random.default_rng(0).normal(size=(20, NUM_CHAINS, 1))
-    metric = estimate_metric(pooled(steps, is_dense=False), identity_metric(1, is_dense=False))
-    np.testing.assert_allclose(metric.factor, 1e-5, rtol=0.2)
+@pytest.mark.parametrize("form", FORMS)
+def test_coordinates_without_a_gradient_go_by_their_positions(form: Any) -> None:
+    positions = normal_steps(20, np.diag([4.0, 1.0, 9.0, 1.0, 1.0, 1.0]))
+    grads = grads_of(positions, np.diag([0.0, 1.0, 1.0 / 9.0, 1.0, 1.0, 1.0]))
+    factor = factor_of(learn(form, positions, grads))
+    np.testing.assert_allclose(np.sqrt(np.sum(factor[0] ** 2)), positions[..., 0].std(ddof=1), rtol=0.2)
 
 
-@pytest.mark.parametrize(
-    "broken", [[[1.0, 2.0], [2.0, 1.0]], [[1.0, np.nan], [np.nan, 1.0]], [[1.0, np.inf], [np.inf, 4.0]]]
-)
-def test_covariance_without_a_factor_falls_back_to_its_diagonal(broken: list[list[float]]) -> None:
-    scatter = 1e6 * jnp.asarray(broken)
-    moments = Moments(jnp.asarray(1e6), jnp.zeros(2), scatter)
-    metric = estimate_metric(moments, identity_metric(2, is_dense=True))
-    np.testing.assert_allclose(metric.factor, np.diag(np.sqrt(np.diag(broken))), rtol=1e-5)
-    np.testing.assert_allclose(metric.inverse_factor, np.diag(1.0 / np.sqrt(np.diag(broken))), rtol=1e-5)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("has_grads", [False, True])
+def test_whatever_chains_do_the_metric_stays_finite(form: Any, has_grads: bool) -> None:
+    rng = np.random.default_rng(0)
+    good = normal_steps(8)
+    twin = good.copy()
+    twin[:, :, 1] = twin[:, :, 0]
+    cases = {
+        "all in one place": np.zeros_like(good),
+        "one chain moves": np.where(np.arange(NUM_CHAINS)[:, None] == 3, good, 0.0),
+        "one step": good[:1],
+        "the same step again and again": np.broadcast_to(good[:1], good.shape),
+        "two coordinates are one": twin,
+        "on a line": rng.normal(size=(8, NUM_CHAINS, 1)) * np.ones(NUM_DIMENSIONS),
+        "far apart": 1e150 * good,
+        "far away": 1e300 + good,
+        "close together": 1e-150 * good,
+        "some not finite": np.where(rng.random(good.shape) < 0.05, np.nan, good),
+        "none finite": np.full_like(good, np.inf),
+    }
+    with np.errstate(all="ignore"):
+        for positions in cases.values():
+            grads = [grads_of(positions), np.zeros_like(positions), 1e200 * rng.normal(size=positions.shape)]
+            for grad in grads if has_grads else [None]:
+                factor = factor_of_any(learn(form, positions, grad))
+                assert np.all(np.diag(factor) != 0.0)
 
 
-@pytest.mark.parametrize("size", [1, 2, 17])
-def test_factorisations_equal_those_of_the_library(size: int) -> None:
-    rows = np.random.default_rng(size).normal(size=(3 * size, size))
-    matrix = rows.T @ rows + np.eye(size)
-    factor = cholesky(jnp.asarray(matrix))
-    np.testing.assert_allclose(factor, np.linalg.cholesky(matrix), rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(invert_lower(factor), np.linalg.inv(np.linalg.cholesky(matrix)), rtol=1e-8, atol=1e-10)
+def factor_of_any(metric: Metric) -> Any:
+    return np.asarray(to_position(metric, jnp.eye(metric.factor.shape[0]))).T
 
 
-def test_auto_is_dense_where_positions_can_carry_it() -> None:
-    assert wants_dense("auto", num_dimensions=50, num_positions=15 * 32)
-    assert not wants_dense("auto", num_dimensions=300, num_positions=15 * 32)
-    assert not wants_dense("auto", num_dimensions=2, num_positions=0)
-    assert not wants_dense("auto", num_dimensions=5000, num_positions=10**9)
-    assert wants_dense("dense", num_dimensions=5000, num_positions=1)
-    assert not wants_dense("diagonal", num_dimensions=2, num_positions=10**9)
+@pytest.mark.parametrize("broken", [[[1.0, 2.0], [2.0, 1.0]], [[1.0, np.nan], [np.nan, 1.0]]])
+def test_matrices_without_a_factor_do_not_get_one(broken: Any) -> None:
+    good = jnp.eye(2)
+    for spread, grad_spread in ((jnp.asarray(broken), good), (jnp.asarray(broken), None)):
+        assert not np.all(np.isfinite(standard_factor(spread, grad_spread, jnp.asarray(50.0))))
+
+
+def test_auto_follows_dimensions_and_draws() -> None:
+    assert choose_form("auto", num_dimensions=50, num_draws=195 * 32) == "dense"
+    assert choose_form("auto", num_dimensions=100, num_draws=195 * 2) == "dense"
+    assert choose_form("auto", num_dimensions=300, num_draws=100) == "low_rank"
+    assert choose_form("auto", num_dimensions=1000, num_draws=10**6) == "low_rank"
+    assert choose_form("auto", num_dimensions=10**5, num_draws=10**6) == "diagonal"
+    # Without windows no metric is ever estimated.
+    assert choose_form("auto", num_dimensions=2, num_draws=0) == "diagonal"
+    for kind in FORMS:
+        assert choose_form(kind, num_dimensions=5000, num_draws=1) == kind  # type: ignore[arg-type]
