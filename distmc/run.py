@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-from distmc.sampling.algorithms import schedule_of
 from distmc.data.blocks import plan_blocks
 from distmc.data.data import Data
 from distmc.errors import Interrupted, SpecError
@@ -19,6 +18,7 @@ from distmc.model.transforms import Unconstrainer
 from distmc.orchestration import session
 from distmc.orchestration.events import OnEvent, RunEvent, StageBegan, WorkersStarted
 from distmc.progress import Tally, display
+from distmc.sampling.algorithms import schedule_of
 from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.sampling.worker import WorkerTask, require_enough_blocks
 from distmc.spec import Placement, RunSpec

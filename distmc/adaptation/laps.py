@@ -22,14 +22,15 @@ import numpy as np
 
 from distmc.adaptation.metric import MetricRule
 from distmc.adaptation.pooling import Pooling, chains_in_company, weighted_mean
-from distmc.spec import Schedule
 from distmc.adaptation.step_size import StepSizeState, harmonic_mean_rate, start_step_size, update_step_size
 from distmc.adaptation.trajectory import TrajectoryRule
 from distmc.adaptation.warmup import step_size_from_gradients
+from distmc.adaptation.window import Window
 from distmc.kernels.base import GradientState, Target
 from distmc.kernels.isokinetic import inner_product
 from distmc.kernels.laps import LAPSInfo, LAPSParameters, LAPSState
 from distmc.kernels.metrics import Metric, to_whitened, whiten_grad
+from distmc.spec import Schedule
 from distmc.types import Array
 
 # The paper's: with a bias b the variance of energy errors per dimension should be C b**(3/8), and it grows with the
@@ -106,7 +107,8 @@ class LateAdjustment:
 
     def init(self, state: LAPSState) -> LAPSLearned:
         """Return what is known before the first step."""
-        return self._begin(step_size_from_gradients(state.place, self.target), self.metric.first())
+        step_size = step_size_from_gradients(state.place, self.target)
+        return self._begin(step_size, self.metric.first(), self.metric.nothing(state.place))
 
     def parameters(self, learned: LAPSLearned, step: Array) -> LAPSParameters:
         """Return the kernel's parameters for a step, counted from the start of the run."""
@@ -191,11 +193,16 @@ class LateAdjustment:
 
         In equilibrium the variances of a coordinate and of its gradient have a product of at least 1 (Cramér and Rao),
         and this changes nothing. Chains that come from one point, or fall together, seem to know only tiny scales.
+        Where gradients are linear they grow with the offsets.
         """
         mean = weighted_mean(place.position, weight, self.pooling)
+        mean_grad = weighted_mean(place.logdensity_grad, weight, self.pooling)
         squared = self._squared_scale(place.position, place.logdensity_grad, weight)
         factor = jnp.sqrt(jnp.maximum(_divide(squared, self._variance(place.position, weight)), 1.0))
-        return place._replace(position=mean + factor * (place.position - mean))
+        return place._replace(
+            position=mean + factor * (place.position - mean),
+            logdensity_grad=mean_grad + factor * (place.logdensity_grad - mean_grad),
+        )
 
     def _squared_scale(self, position: Array, grad: Array, weight: Array) -> Array:
         """Return the target's variances (num_dimensions,) from how fast gradients change with positions."""
@@ -212,14 +219,15 @@ class LateAdjustment:
     def _renew_metric(self, learned: LAPSLearned) -> LAPSLearned:
         """Put the window's metric in force and start all searches afresh."""
         guess = jnp.asarray(self.whitened_step_size, jnp.float64)
-        return self._begin(guess, self.metric.estimate(learned.window, learned.metric))
+        nothing = jax.tree.map(jnp.zeros_like, learned.window)
+        return self._begin(guess, self.metric.estimate(learned.window, learned.metric), nothing)
 
-    def _begin(self, step_size: Array, metric: Metric) -> LAPSLearned:
+    def _begin(self, step_size: Array, metric: Metric, window: Window) -> LAPSLearned:
         return LAPSLearned(
             step_size=step_size,
             memory=jnp.asarray(_MEMORY, jnp.float64),
             adjusted=start_step_size(step_size, _OPTIMISM),
-            window=self.metric.nothing(),
+            window=window,
             metric=metric,
         )
 

@@ -12,7 +12,7 @@ arXiv:2603.18845.
 """
 
 import dataclasses
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from distmc.samplers import MetricKind
 from distmc.types import Array
 
 Form: TypeAlias = Literal["diagonal", "dense", "low_rank"]
+FORMS: tuple[Form, ...] = get_args(Form)
 
 # A dense factor costs num_dimensions**2 for every chain and integration step.
 _LARGEST_DENSE = 500
@@ -131,7 +132,9 @@ def dense_metric(window: Window, scale: Array) -> Metric:
     spread = _standardised(window.position, 1.0 / scale, moves)
     grad_spread = None if window.grad is None else _standardised(window.grad, scale, pulls)
     factor = scale[:, None] * standard_factor(spread, grad_spread, window.position.count)
-    return _if_finite(Metric(factor, invert_lower(factor)), Metric(jnp.diag(scale), jnp.diag(1.0 / scale)))
+    diagonal = Metric(jnp.diag(scale), jnp.diag(1.0 / scale))
+    metric: Metric = _if_finite(Metric(factor, invert_lower(factor)), diagonal)
+    return metric
 
 
 def low_rank_metric(window: Window, scale: Array, rank: int) -> Metric:

@@ -97,7 +97,7 @@ def add_state(window: Window, state: Any, weight: Array) -> Window:
         grad = jnp.where(is_finite[:, None], grad, 0.0)
     return Window(
         position=add_vectors(window.position, position, weight),
-        grad=None if grad is None else add_vectors(window.grad, grad, weight),
+        grad=None if grad is None or window.grad is None else add_vectors(window.grad, grad, weight),
         ensembles=None if window.ensembles is None else _keep(window.ensembles, position, grad, weight),
     )
 
@@ -126,6 +126,6 @@ def _keep(ensembles: Ensembles, position: Array, grad: Array | None, weight: Arr
     return Ensembles(
         num_steps=num_steps + 1,
         position=put(ensembles.position, position),
-        grad=None if ensembles.grad is None else put(ensembles.grad, grad),
+        grad=None if grad is None or ensembles.grad is None else put(ensembles.grad, grad),
         weight=put(ensembles.weight, weight),
     )

@@ -127,14 +127,19 @@ def lower_program(
     position = _on_mesh(mesh, jax.ShapeDtypeStruct((spec.num_chains, unconstrainer.num_dimensions), np.float64))
     key_data = _on_mesh(mesh, jax.eval_shape(lambda: jax.random.key_data(seed_key(0))))
     num_steps = _on_mesh(mesh, jax.ShapeDtypeStruct((), np.int32))
-    state = _on_mesh(mesh, jax.eval_shape(start_mapped, position, shard, constants))
-    arguments = (key_data, state, num_steps, shard, constants)
+    traced_start = start_mapped.trace(position, shard, constants)
+    state = _on_mesh(mesh, _shapes(traced_start.out_info))
+    traced_advance = advance_mapped.trace(key_data, state, num_steps, shard, constants)
     return LoweredProgram(
-        start=start_mapped.lower(position, shard, constants),
-        advance=advance_mapped.lower(*arguments),
+        start=traced_start.lower(),
+        advance=traced_advance.lower(),
         state=state,
-        trace=jax.eval_shape(advance_mapped, *arguments)[1],
+        trace=_shapes(traced_advance.out_info)[1],
     )
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def _over_mesh(

@@ -18,7 +18,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from distmc.adaptation.metric import identity_metric
+from distmc.adaptation.metric import FORMS, Form, MetricRule
 from distmc.kernels.base import STATISTICS
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.sampling.state import to_arrays
@@ -58,9 +58,9 @@ def check_shapes(case: KernelCase) -> None:
     """Require the shapes and types of the contract for any number of chains and dimensions."""
 
     @_HYPOTHESIS
-    @given(num_chains=st.integers(1, 7), num_dimensions=st.integers(1, 5), is_dense=st.booleans())
-    def check(num_chains: int, num_dimensions: int, is_dense: bool) -> None:
-        before, after, info = _shapes(case, num_chains, num_dimensions, is_dense=is_dense)
+    @given(num_chains=st.integers(1, 7), num_dimensions=st.integers(1, 5), form=st.sampled_from(FORMS))
+    def check(num_chains: int, num_dimensions: int, form: Form) -> None:
+        before, after, info = _shapes(case, num_chains, num_dimensions, form)
         _require_state(case, before, num_chains, num_dimensions)
         _require_info(case, info, num_chains)
         _require(
@@ -250,7 +250,7 @@ def _keys(step: int = 0, num_chains: int = NUM_CHAINS) -> Array:
 
 
 def _parameters(case: KernelCase) -> Any:
-    return case.parameters(identity_metric(NUM_DIMENSIONS, is_dense=False), NUM_CHAINS)
+    return case.parameters(MetricRule(num_dimensions=NUM_DIMENSIONS, form="diagonal").first(), NUM_CHAINS)
 
 
 def _scaled(factor: float, leaf: Any) -> Any:
@@ -263,13 +263,13 @@ def _scaled(factor: float, leaf: Any) -> Any:
 # Requirements ---------------------------------------------------------------------------------------------------------
 
 
-def _shapes(case: KernelCase, num_chains: int, num_dimensions: int, *, is_dense: bool) -> tuple[PyTree, PyTree, PyTree]:
+def _shapes(case: KernelCase, num_chains: int, num_dimensions: int, form: Form) -> tuple[PyTree, PyTree, PyTree]:
     """Return shapes and types of the state before and after a step, by name, and those of its info."""
 
     def run(position: Array) -> tuple[Any, Any, Any]:
         kernel = case.build_kernel(target_of(steep))
         state = case.start(kernel, _keys(1, num_chains), position)
-        parameters = case.parameters(identity_metric(num_dimensions, is_dense=is_dense), num_chains)
+        parameters = case.parameters(MetricRule(num_dimensions=num_dimensions, form=form).first(), num_chains)
         return state, *kernel.step(_keys(0, num_chains), state, parameters)
 
     before, after, info = jax.eval_shape(run, jax.ShapeDtypeStruct((num_chains, num_dimensions), np.float64))

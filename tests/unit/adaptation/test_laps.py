@@ -44,7 +44,7 @@ def tuning(target: Target) -> LateAdjustment:
         target_acceptance_rate=0.9,
         whitened_step_size=0.76,
         trajectory=TrajectoryRule(length=LENGTH, criterion=None, jitter=0.5, max_integration_steps=200),
-        metric=MetricRule(num_dimensions=3, is_dense=False),
+        metric=MetricRule(num_dimensions=3, form="diagonal"),
         target=target,
         pooling=Pooling(mean=functools.partial(jnp.mean, axis=0), median=functools.partial(jnp.median, axis=0)),
     )

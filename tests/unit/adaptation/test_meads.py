@@ -39,7 +39,7 @@ MEADS = MEADSWarmup(
         guess_step_size=functools.partial(step_size_from_gradients, target=TARGET),
         whitened_step_size=0.76,
         trajectory=None,
-        metric=MetricRule(num_dimensions=NUM_DIMENSIONS, is_dense=False),
+        metric=MetricRule(num_dimensions=NUM_DIMENSIONS, form="diagonal"),
         target=TARGET,
         pooling=Pooling(mean=functools.partial(jnp.mean, axis=0), median=functools.partial(jnp.median, axis=0)),
     ),

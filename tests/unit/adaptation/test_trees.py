@@ -25,7 +25,7 @@ def limits(num_warmup: int, max_tree_depth: int) -> NumpyArray:
         guess_step_size=functools.partial(step_size_from_gradients, target=TARGET),
         whitened_step_size=0.76,
         trajectory=None,
-        metric=MetricRule(num_dimensions=3, is_dense=False),
+        metric=MetricRule(num_dimensions=3, form="diagonal"),
         target=TARGET,
         pooling=Pooling(mean=functools.partial(jnp.mean, axis=0), median=functools.partial(jnp.median, axis=0)),
     )

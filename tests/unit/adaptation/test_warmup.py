@@ -35,7 +35,7 @@ WARMUP = Warmup(
     guess_step_size=functools.partial(step_size_from_gradients, target=TARGET),
     whitened_step_size=0.76,
     trajectory=TrajectoryRule(length=1.0, criterion=ChEESCriterion(), jitter=0.5, max_integration_steps=200),
-    metric=MetricRule(num_dimensions=3, is_dense=False),
+    metric=MetricRule(num_dimensions=3, form="diagonal"),
     target=TARGET,
     pooling=Pooling(mean=functools.partial(jnp.mean, axis=0), median=functools.partial(jnp.median, axis=0)),
 )
