@@ -7,6 +7,7 @@ programs are rewritten before they are compiled: every real number that they kno
 condition that never holds and that no compiler can see through, and every quotient is a product with a reciprocal.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -209,11 +210,16 @@ def _quotient(equation: Any, operands: list[Any]) -> list[Any]:
 
 def _as_it_is(equation: Any, operands: list[Any]) -> list[Any]:
     names = [Var(atom.aval) for atom in equation.invars]
-    debug_free = jax.make_jaxpr(lambda: None)().jaxpr
-    part = debug_free.replace(
+    part = _nothing().replace(
         invars=names, outvars=equation.outvars, eqns=[equation.replace(invars=names)], effects=equation.effects
     )
     return list(jaxpr_as_fun(ClosedJaxpr(part, []))(*operands))
+
+
+@functools.cache
+def _nothing() -> Jaxpr:
+    """Return the program of no equation, from which others are made."""
+    return jax.make_jaxpr(lambda: None)().jaxpr
 
 
 def _closed(program: Any) -> ClosedJaxpr:
