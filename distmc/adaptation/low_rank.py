@@ -64,14 +64,20 @@ def leading_subspace(window: Window, scale: Array, grad_scale: Array, rank: int)
         rows = kept.weight[:, :, None] * (vectors - mean) * scale / jnp.sqrt(jnp.maximum(count, 1.0))
         return rows.reshape(-1, scale.size)
 
-    samples = [standardised(kept.position, window.position.mean, scale)]
+    samples, scales = [standardised(kept.position, window.position.mean, scale)], [scale]
     if kept.grad is not None and window.grad is not None:
         samples.append(standardised(kept.grad, window.grad.mean, grad_scale))
+        scales.append(grad_scale)
     leading = jax.vmap(lambda rows: _leading_directions(rows, rank))(jnp.stack(samples))
     basis = orthonormal_columns(jnp.concatenate(list(leading), axis=1))
-    # Where columns are zero the target counts as standard normal.
+    # Where columns are zero the target counts as standard normal, and along coordinates that take no part.
     unused = jnp.diag(1.0 - jnp.sum(basis**2, axis=0))
-    spread, *others = [along.T @ along + unused for along in (rows @ basis for rows in samples)]
+
+    def spread_of(rows: Array, scale: Array) -> Array:
+        along, absent = rows @ basis, jnp.where(scale[:, None] == 0.0, basis, 0.0)
+        return along.T @ along + absent.T @ absent + unused
+
+    spread, *others = [spread_of(rows, scale) for rows, scale in zip(samples, scales, strict=True)]
     return Subspace(basis, spread, others[0] if others else None, count)
 
 

@@ -1,5 +1,6 @@
 """Metrics of all forms: exact on normal targets, finite on whatever else a window may hold."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from distmc.types import Array
 
 FORMS = ["diagonal", "dense", "low_rank"]
 NUM_CHAINS, NUM_DIMENSIONS = 16, 6
+MOST_STEPS = 20
 MEAN = np.array([1e3, 0.0, -5.0, 1.0, 0.0, 2.0])
 
 
@@ -24,7 +26,7 @@ class PositionState(NamedTuple):
     position: Array
 
 
-def spread_of(seed: int = 0, condition: float = 1e6) -> Any:
+def spread_of(seed: int = 0, condition: float = 1e3) -> Any:
     """Return a covariance with strong correlations and coordinates of different scales."""
     axes = np.linalg.qr(np.random.default_rng(seed).normal(size=(NUM_DIMENSIONS, NUM_DIMENSIONS)))[0]
     scales = np.array([0.01, 1.0, 30.0, 1.0, 5.0, 0.2])
@@ -40,26 +42,42 @@ def normal_steps(num_steps: int, covariance: Any = COVARIANCE, seed: int = 0) ->
     return MEAN + normal @ np.linalg.cholesky(covariance).T
 
 
-def learn(form: Any, positions: Any, grads: Any = None, previous: Metric | None = None) -> Metric:
-    """Return the metric after a window of (num_steps, num_chains, num_dimensions)."""
-    rule = MetricRule(num_dimensions=positions.shape[2], form=form)
-
-    def state_at(step: Any) -> Any:
-        position = jnp.asarray(positions)[step]
-        if grads is None:
-            return PositionState(position)
-        return GradientState(position, jnp.zeros(len(position)), jnp.asarray(grads)[step])
-
-    def add(step: Any, window: Window) -> Window:
-        return rule.add(window, state_at(step), jnp.ones(positions.shape[1]))
+@functools.cache
+def learner(form: Any, has_grads: bool) -> Any:
+    """Return a compiled function from a window's positions, gradients, number of steps and the metric before it."""
 
     @jax.jit
-    def whole(previous: Metric) -> Metric:
-        return rule.estimate(jax.lax.fori_loop(0, len(positions), add, rule.nothing(state_at(0))), previous)
+    def learn_from(positions: Array, grads: Array, num_steps: int, previous: Metric) -> Metric:
+        rule = MetricRule(num_dimensions=positions.shape[2], form=form)
 
-    metric = whole(rule.first() if previous is None else previous)
+        def state_at(step: Any) -> Any:
+            if not has_grads:
+                return PositionState(positions[step])
+            return GradientState(positions[step], jnp.zeros(positions.shape[1]), grads[step])
+
+        def add(step: Any, window: Window) -> Window:
+            return rule.add(window, state_at(step), jnp.ones(positions.shape[1]))
+
+        return rule.estimate(jax.lax.fori_loop(0, num_steps, add, rule.nothing(state_at(0))), previous)
+
+    return learn_from
+
+
+def learn(
+    form: Any, positions: Any, grads: Any = None, previous: Metric | None = None, num_steps: Any = None
+) -> Metric:
+    """Return the metric after a window of (num_steps, num_chains, num_dimensions), or its first steps."""
+    first = MetricRule(num_dimensions=positions.shape[2], form=form).first()
+    steps = len(positions) if num_steps is None else num_steps
+    arrays = [_lengthened(array) for array in (positions, positions if grads is None else grads)]
+    metric: Metric = learner(form, grads is not None)(*arrays, steps, first if previous is None else previous)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(metric))
     return metric
+
+
+def _lengthened(steps: Any) -> Any:
+    """Return steps followed by others that nobody looks at: equal shapes need one compilation."""
+    return np.concatenate([steps, np.zeros((max(0, MOST_STEPS - len(steps)), *steps.shape[1:]))])
 
 
 def grads_of(positions: Any, precision: Any = PRECISION) -> Any:
@@ -77,12 +95,12 @@ def factor_of(metric: Metric) -> Any:
 
 @pytest.mark.parametrize("form", ["dense", "low_rank"])
 def test_gradients_make_the_metric_of_a_normal_target_exact(form: str) -> None:
-    # Few draws, and from a distribution much wider than the target, as those of chains under way are.
-    positions = MEAN + 100.0 * (normal_steps(3, spread_of(seed=5)) - MEAN)
+    # Few draws, and from another distribution, much wider than the target, as those of chains under way are.
+    positions = MEAN + 100.0 * (normal_steps(3, spread_of(seed=5, condition=100.0)) - MEAN)
     factor = factor_of(learn(form, positions, grads_of(positions)))
     np.testing.assert_allclose(factor @ factor.T, COVARIANCE, rtol=1e-3, atol=1e-6 * np.abs(COVARIANCE).min())
     whitened = np.linalg.solve(factor, np.linalg.cholesky(COVARIANCE))
-    np.testing.assert_allclose(np.linalg.svd(whitened)[1], 1.0, rtol=0.05)
+    np.testing.assert_allclose(np.linalg.svd(whitened)[1], 1.0, rtol=1e-3)
 
 
 def test_gradients_make_the_scales_of_independent_coordinates_exact() -> None:
@@ -96,12 +114,12 @@ def test_plenty_of_draws_make_gradients_unnecessary() -> None:
     positions = normal_steps(200, np.diag(np.arange(1.0, 7.0)))
     flat = positions.reshape(-1, NUM_DIMENSIONS)
     # Gradients as of a target half as wide.
-    grads = grads_of(positions, np.diag(4.0 / np.arange(1.0, 7.0)))
+    scales = np.sqrt(np.arange(1.0, 7.0))
+    grads = grads_of(positions, np.diag((0.5 * scales) ** -2.0))
     np.testing.assert_allclose(learn("diagonal", positions, grads).factor, flat.std(0, ddof=1), rtol=1e-10)
     factor = factor_of(learn("dense", positions, grads))
     np.testing.assert_allclose(factor @ factor.T, np.cov(flat, rowvar=False), rtol=1e-4, atol=1e-6)
-    few = learn("diagonal", positions[:30], grads[:30])
-    np.testing.assert_allclose(few.factor, np.sqrt(np.arange(1.0, 7.0)) / 2.0**0.5, rtol=0.2)
+    np.testing.assert_allclose(learn("diagonal", positions, grads, num_steps=30).factor, 0.5 * scales, rtol=1e-10)
 
 
 def test_without_gradients_scales_are_standard_deviations_and_correlations_are_shrunk() -> None:
@@ -117,8 +135,10 @@ def test_without_gradients_scales_are_standard_deviations_and_correlations_are_s
 
 def test_low_rank_finds_wide_and_narrow_directions_among_many() -> None:
     rng = np.random.default_rng(0)
-    size, num_directions = 120, 6
-    directions = np.linalg.qr(rng.normal(size=(size, num_directions)))[0]
+    size = 128
+    # No coordinate has a larger part in them than another: else scales that are best for each coordinate alone would
+    # not be those that leave few directions to be stretched.
+    directions = walsh_matrix(size)[:, [3, 22, 37, 64, 90, 125]] / np.sqrt(size)
     stretch = np.array([30.0, 10.0, 4.0, 0.2, 0.1, 0.02])
     scales = np.exp(rng.uniform(-4.0, 4.0, size))
     root = scales[:, None] * (np.eye(size) + directions * (stretch - 1.0) @ directions.T)
@@ -134,6 +154,11 @@ def test_low_rank_finds_wide_and_narrow_directions_among_many() -> None:
     assert spread_after("low_rank", -positions @ precision) < 2.0
     # Positions alone see the wide directions; sampling noise makes others look narrower than they are.
     assert spread_after("low_rank", None) < 0.2 * spread_after("diagonal", None)
+
+
+def walsh_matrix(size: int) -> Any:
+    """Return orthogonal columns of entries 1 and -1; the size is a power of two."""
+    return np.ones((1, 1)) if size == 1 else np.kron(walsh_matrix(size // 2), [[1.0, 1.0], [1.0, -1.0]])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -159,6 +184,11 @@ def test_coordinates_without_a_gradient_go_by_their_positions(form: Any) -> None
     np.testing.assert_allclose(np.sqrt(np.sum(factor[0] ** 2)), positions[..., 0].std(ddof=1), rtol=0.2)
 
 
+@jax.jit
+def whole_map(metric: Metric) -> Array:
+    return to_position(metric, jnp.eye(metric.factor.shape[0])).T
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("has_grads", [False, True])
 def test_whatever_chains_do_the_metric_stays_finite(form: Any, has_grads: bool) -> None:
@@ -169,7 +199,6 @@ def test_whatever_chains_do_the_metric_stays_finite(form: Any, has_grads: bool) 
     cases = {
         "all in one place": np.zeros_like(good),
         "one chain moves": np.where(np.arange(NUM_CHAINS)[:, None] == 3, good, 0.0),
-        "one step": good[:1],
         "the same step again and again": np.broadcast_to(good[:1], good.shape),
         "two coordinates are one": twin,
         "on a line": rng.normal(size=(8, NUM_CHAINS, 1)) * np.ones(NUM_DIMENSIONS),
@@ -183,12 +212,9 @@ def test_whatever_chains_do_the_metric_stays_finite(form: Any, has_grads: bool) 
         for positions in cases.values():
             grads = [grads_of(positions), np.zeros_like(positions), 1e200 * rng.normal(size=positions.shape)]
             for grad in grads if has_grads else [None]:
-                factor = factor_of_any(learn(form, positions, grad))
-                assert np.all(np.diag(factor) != 0.0)
-
-
-def factor_of_any(metric: Metric) -> Any:
-    return np.asarray(to_position(metric, jnp.eye(metric.factor.shape[0]))).T
+                for num_steps in (1, 8):
+                    metric = learn(form, positions, grad, num_steps=num_steps)
+                    assert np.all(np.diagonal(np.asarray(whole_map(metric))) != 0.0)
 
 
 @pytest.mark.parametrize("broken", [[[1.0, 2.0], [2.0, 1.0]], [[1.0, np.nan], [np.nan, 1.0]]])

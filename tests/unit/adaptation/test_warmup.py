@@ -93,7 +93,7 @@ def test_metric_changes_when_a_window_ends_and_only_then(history: Any) -> None:
 
 def test_windows_start_afresh(history: Any) -> None:
     _, (learned, _, _) = history
-    counts = learned.window.count
+    counts = learned.window.position.count
     assert counts[WARMUP.schedule.initial_buffer] == 0
     ends = np.asarray(WARMUP.schedule.window_ends)
     np.testing.assert_array_equal(counts[ends + 1], 0)
