@@ -3,7 +3,8 @@
 On a normal target with precision P gradients are ``-P (x - mean)``, so the geometric mean of the covariance of
 positions and the inverse covariance of gradients is the target's covariance, exactly, wherever the positions are: few
 draws are enough, and chains that are still under way do no harm. For a single coordinate that is the fourth root of a
-ratio of variances. Once draws are plenty, positions alone say better how far chains of other targets have to go.
+ratio of variances. Once chains have arrived and draws are plenty, positions alone say better how far chains of other
+targets have to go.
 
 References
 ----------
@@ -73,14 +74,24 @@ class MetricRule:
         """Return what is known after one more step; chains count by their weight (num_chains,)."""
         return add_state(seen, state, weight)
 
-    def estimate(self, seen: Window, previous: Metric) -> Metric:
-        """Return the metric at the end of a window; coordinates that never moved keep their previous scale."""
-        scale = estimate_scale(seen, previous)
+    def estimate(self, seen: Window, previous: Metric, has_arrived: Array | bool = True) -> Metric:
+        """Return the metric at the end of a window.
+
+        Parameters
+        ----------
+        seen : Window
+            At its end.
+        previous : Metric
+            In force so far; coordinates that never moved keep its scale.
+        has_arrived : bool scalar
+            Whether chains have had the time to arrive, so that positions may say all if there are plenty of them.
+        """
+        scale = estimate_scale(seen, previous, has_arrived)
         if self.form == "diagonal":
             return Metric(scale, 1.0 / scale)
         if self.form == "dense":
-            return dense_metric(seen, scale)
-        return low_rank_metric(seen, scale, self._rank)
+            return dense_metric(seen, scale, has_arrived)
+        return low_rank_metric(seen, scale, has_arrived, self._rank)
 
     @property
     def _rank(self) -> int:
@@ -106,7 +117,7 @@ def choose_form(kind: MetricKind, num_dimensions: int, num_draws: int) -> Form:
     return "low_rank" if num_dimensions <= _LARGEST_LOW_RANK and num_draws > 0 else "diagonal"
 
 
-def estimate_scale(window: Window, previous: Metric) -> Array:
+def estimate_scale(window: Window, previous: Metric, has_arrived: Array | bool) -> Array:
     """Return the scales of the coordinates, (num_dimensions,).
 
     Parameters
@@ -115,39 +126,43 @@ def estimate_scale(window: Window, previous: Metric) -> Array:
         At its end.
     previous : Metric
         In force so far; coordinates that never moved keep its scale.
+    has_arrived : bool scalar
+        Whether chains have had the time to arrive.
     """
     moves, _ = _informed(window)
     scale = jnp.where(moves, _deviation(window.position), 1.0)
     if window.grad is not None:
-        pulls = has_spread(window.grad) & ~_has_plenty(window.position.count, scale.size)
+        pulls = has_spread(window.grad) & ~(has_arrived & _has_plenty(window.position.count, scale.size))
         scale = jnp.where(pulls, jnp.sqrt(scale / jnp.where(pulls, _deviation(window.grad), 1.0)), scale)
     factor = previous.factor
     return jnp.where(moves, scale, factor if factor.ndim == 1 else jnp.sqrt(jnp.sum(factor**2, axis=1)))
 
 
-def dense_metric(window: Window, scale: Array) -> Metric:
+def dense_metric(window: Window, scale: Array, has_arrived: Array | bool) -> Metric:
     """Return the dense metric of a window's covariances, given the scales of the coordinates."""
     moves, pulls = _informed(window)
     # Factor matrices of scaled coordinates: entries near 1 whatever the scales.
     spread = _standardised(window.position, 1.0 / scale, moves)
     grad_spread = None if window.grad is None else _standardised(window.grad, scale, pulls)
-    factor = scale[:, None] * standard_factor(spread, grad_spread, window.position.count)
+    factor = scale[:, None] * standard_factor(spread, grad_spread, window.position.count, has_arrived)
     diagonal = Metric(jnp.diag(scale), jnp.diag(1.0 / scale))
     metric: Metric = _if_finite(Metric(factor, invert_lower(factor)), diagonal)
     return metric
 
 
-def low_rank_metric(window: Window, scale: Array, rank: int) -> Metric:
+def low_rank_metric(window: Window, scale: Array, has_arrived: Array | bool, rank: int) -> Metric:
     """Return the metric that is dense in the leading directions of a window's draws, and diagonal elsewhere."""
     moves, pulls = _informed(window)
     subspace = leading_subspace(window, jnp.where(moves, 1.0 / scale, 0.0), jnp.where(pulls, scale, 0.0), rank)
-    factor = standard_factor(subspace.spread, subspace.grad_spread, subspace.count)
+    factor = standard_factor(subspace.spread, subspace.grad_spread, subspace.count, has_arrived)
     identity = jnp.eye(factor.shape[0], dtype=factor.dtype)
     stretch = Stretch(subspace.basis, factor, invert_lower(factor))
     return Metric(scale, 1.0 / scale, _if_finite(stretch, Stretch(jnp.zeros_like(subspace.basis), identity, identity)))
 
 
-def standard_factor(spread: Array, grad_spread: Array | None, num_draws: Array) -> Array:
+def standard_factor(
+    spread: Array, grad_spread: Array | None, num_draws: Array, has_arrived: Array | bool = True
+) -> Array:
     """Return a lower triangular ``F`` such that ``F F'`` estimates the covariance of a target with scales near 1.
 
     Parameters
@@ -157,6 +172,8 @@ def standard_factor(spread: Array, grad_spread: Array | None, num_draws: Array) 
         shrunk: by half where there are as many draws as dimensions, hardly at all where there are ten times as many.
     num_draws : float64 scalar
         That both were estimated from. The fewer, the heavier the ridge that keeps both definite.
+    has_arrived : bool scalar
+        Whether chains have had the time to arrive.
     """
     size = spread.shape[0]
     share = size / jnp.maximum(num_draws, 1.0)
@@ -167,7 +184,7 @@ def standard_factor(spread: Array, grad_spread: Array | None, num_draws: Array) 
     factor = cholesky(spread + ridge)
     # The geometric mean of A = L L' and the inverse of B is L inv(root(L' B L)) L'.
     mean_factor = factor @ cholesky(inverse_root(factor.T @ (grad_spread + ridge) @ factor))
-    return jnp.where(_has_plenty(num_draws, size), factor, mean_factor)
+    return jnp.where(has_arrived & _has_plenty(num_draws, size), factor, mean_factor)
 
 
 def _has_plenty(num_draws: Array, num_dimensions: int) -> Array:

@@ -113,8 +113,9 @@ class Warmup:
         """Learn from a step; leaves the state alone when warm-up has ended."""
         learned = self._learn(state, step, parameters, before, after, info)
         if self.schedule.windows:
-            is_end = jnp.isin(step, np.asarray(self.schedule.window_ends))
-            learned = jax.lax.cond(is_end, self._renew_metric, lambda same: same, learned)
+            ends = np.asarray(self.schedule.window_ends)
+            is_last = step == ends[-1]
+            learned = jax.lax.cond(jnp.isin(step, ends), self._renew_metric, lambda same, _: same, learned, is_last)
         is_adapting = step < self.schedule.num_warmup
         return WarmupState(*jax.tree.map(lambda new, old: jnp.where(is_adapting, new, old), learned, state))
 
@@ -137,11 +138,11 @@ class Warmup:
             metric=state.metric,
         )
 
-    def _renew_metric(self, state: WarmupState) -> WarmupState:
+    def _renew_metric(self, state: WarmupState, has_arrived: Array) -> WarmupState:
         """Put the window's metric in force and start step size, trajectory and the next window afresh."""
         step_size = start_step_size(jnp.asarray(self.whitened_step_size, jnp.float64), _OPTIMISM_WHEN_WHITENED)
-        nothing = jax.tree.map(jnp.zeros_like, state.window)
-        return self._begin(step_size, self.metric.estimate(state.window, state.metric), nothing)
+        metric = self.metric.estimate(state.window, state.metric, has_arrived)
+        return self._begin(step_size, metric, jax.tree.map(jnp.zeros_like, state.window))
 
     def _begin(self, step_size: StepSizeState, metric: Metric, window: Any) -> WarmupState:
         trajectory = () if self.trajectory is None else self.trajectory.init(self.metric.num_dimensions)

@@ -14,7 +14,11 @@ from distmc.adaptation.laps import LateAdjustment
 from distmc.adaptation.meads import MEADSWarmup
 from distmc.adaptation.metric import MetricRule, choose_form
 from distmc.adaptation.pooling import Pooling
-from distmc.adaptation.schedule import build_schedule, build_schedule_of_short_steps
+from distmc.adaptation.schedule import (
+    build_schedule,
+    build_schedule_after_arrival,
+    build_schedule_of_short_steps,
+)
 from distmc.adaptation.snaper import SNAPERCriterion
 from distmc.adaptation.step_size import mean_rate
 from distmc.adaptation.trajectory import Criterion, TrajectoryRule
@@ -24,7 +28,21 @@ from distmc.climbs import LBFGS, Climb, Points
 from distmc.kernels import ghmc, hmc, laps, lbfgs, mala, mams, nuts, points, rwmh
 from distmc.kernels import slice as slice_kernel
 from distmc.kernels.base import Kernel, Target
-from distmc.samplers import HMC, LAPS, MALA, MAMS, MEADS, NUTS, RWMH, SNAPER, ChEES, MetricKind, Sampler, Slice
+from distmc.samplers import (
+    HMC,
+    LAPS,
+    MALA,
+    MAMS,
+    MEADS,
+    NUTS,
+    RWMH,
+    SNAPER,
+    WITHOUT_GRADIENT,
+    ChEES,
+    MetricKind,
+    Sampler,
+    Slice,
+)
 from distmc.spec import RunSpec, Schedule
 
 POOLING = Pooling(mean=partial(jnp.mean, axis=0), median=partial(jnp.median, axis=0))
@@ -75,8 +93,11 @@ def schedule_of(spec: RunSpec) -> Schedule:
     """Return what the steps of warm-up are for: as the spec says, or else as suits the sampler."""
     if spec.schedule is not None:
         return spec.schedule
-    build = build_schedule_of_short_steps if isinstance(spec.sampler, MALA) else build_schedule
-    return build(spec.num_warmup)
+    if isinstance(spec.sampler, MALA):
+        return build_schedule_of_short_steps(spec.num_warmup)
+    # Steps of LAPS cost one gradient until the last window has ended: none are saved by learning scales sooner.
+    late = isinstance(spec.sampler, (LAPS, *WITHOUT_GRADIENT))
+    return (build_schedule_after_arrival if late else build_schedule)(spec.num_warmup)
 
 
 @functools.singledispatch

@@ -5,9 +5,16 @@ from collections.abc import Callable
 
 import pytest
 
-from distmc.adaptation.schedule import Schedule, build_schedule, build_schedule_of_short_steps
+from distmc.adaptation.schedule import (
+    Schedule,
+    build_schedule,
+    build_schedule_after_arrival,
+    build_schedule_of_short_steps,
+)
 
-divisions = pytest.mark.parametrize("divide", [build_schedule, build_schedule_of_short_steps])
+divisions = pytest.mark.parametrize(
+    "divide", [build_schedule, build_schedule_after_arrival, build_schedule_of_short_steps]
+)
 
 
 @divisions
@@ -30,16 +37,23 @@ def test_windows_end_before_the_final_buffer(divide: Callable[[int], Schedule]) 
         assert tuple(later - earlier for earlier, later in itertools.pairwise(ends)) == schedule.windows
 
 
-def test_windows_grow() -> None:
+@pytest.mark.parametrize("divide", [build_schedule, build_schedule_after_arrival])
+def test_windows_grow(divide: Callable[[int], Schedule]) -> None:
     for num_warmup in range(20, 2001):
-        windows = build_schedule(num_warmup).windows
+        windows = divide(num_warmup).windows
         assert all(later >= 2 * earlier for earlier, later in itertools.pairwise(windows))
+
+
+def test_gradients_make_the_first_window_end_early() -> None:
+    for num_warmup in range(100, 2001):
+        assert build_schedule(num_warmup).window_ends[0] == 19
+        assert build_schedule_after_arrival(num_warmup).initial_buffer == num_warmup // 4
 
 
 def test_short_steps_get_many_short_windows_and_a_long_one() -> None:
     for num_warmup in range(200, 2001):
         windows = build_schedule_of_short_steps(num_warmup).windows
-        assert len(windows) >= len(build_schedule(num_warmup).windows)
+        assert len(windows) >= len(build_schedule_after_arrival(num_warmup).windows)
         assert len(set(windows[:-2])) == 1
         assert 0.4 * num_warmup < windows[-1] < 0.6 * num_warmup
 
