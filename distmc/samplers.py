@@ -27,7 +27,8 @@ class HMC:
     target_acceptance_rate : float
         Harmonic mean of the acceptance rate over chains that the step size is tuned for.
     metric : {"auto", "diagonal", "dense", "low_rank"}
-        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it, else of low rank plus
+        diagonal, and in more than 5,000 dimensions diagonal.
     max_integration_steps : int
         Upper limit of integration steps in one trajectory.
     """
@@ -60,7 +61,8 @@ class ChEES:
     target_acceptance_rate : float
         Harmonic mean of the acceptance rate over chains that the step size is tuned for.
     metric : {"auto", "diagonal", "dense", "low_rank"}
-        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it, else of low rank plus
+        diagonal, and in more than 5,000 dimensions diagonal.
     max_integration_steps : int
         Upper limit of integration steps in one trajectory.
     """
@@ -94,7 +96,8 @@ class SNAPER:
     target_acceptance_rate : float
         Harmonic mean of the acceptance rate over chains that the step size is tuned for.
     metric : {"auto", "diagonal", "dense", "low_rank"}
-        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it, else of low rank plus
+        diagonal, and in more than 5,000 dimensions diagonal.
     max_integration_steps : int
         Upper limit of integration steps in one trajectory.
     """
@@ -126,7 +129,8 @@ class NUTS:
         Harmonic mean over chains of the acceptance rate, itself a mean over a trajectory, that the step size is tuned
         for.
     metric : {"auto", "diagonal", "dense", "low_rank"}
-        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it, else of low rank plus
+        diagonal, and in more than 5,000 dimensions diagonal.
     """
 
     max_tree_depth: int = 10
@@ -155,7 +159,8 @@ class MALA:
     target_acceptance_rate : float
         Harmonic mean of the acceptance rate over chains that the step size is tuned for.
     metric : {"auto", "diagonal", "dense", "low_rank"}
-        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it, else of low rank plus
+        diagonal, and in more than 5,000 dimensions diagonal.
     """
 
     target_acceptance_rate: float = 0.574
@@ -181,7 +186,8 @@ class MEADS:
     target_acceptance_rate : float
         Harmonic mean over chains of the acceptance rate of an integration step, that the step size is tuned for.
     metric : {"auto", "diagonal", "dense", "low_rank"}
-        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it, else of low rank plus
+        diagonal, and in more than 5,000 dimensions diagonal.
     max_integration_steps : int
         Upper limit of integration steps from one draw to the next.
     """
@@ -209,7 +215,8 @@ class RWMH:
     target_acceptance_rate : float
         Mean acceptance rate over chains that the size of the noise is tuned for.
     metric : {"auto", "diagonal", "dense", "low_rank"}
-        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it, else of low rank plus
+        diagonal, and in more than 5,000 dimensions diagonal.
     """
 
     num_proposals: int | None = None
@@ -238,7 +245,8 @@ class Slice:
         Share of the points drawn within intervals that are to be accepted, which the width of intervals is tuned for.
         Higher: narrower intervals.
     metric : {"auto", "diagonal", "dense", "low_rank"}
-        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it, else of low rank plus
+        diagonal, and in more than 5,000 dimensions diagonal.
     """
 
     num_directions: int | None = None
@@ -273,7 +281,8 @@ class MAMS:
     target_acceptance_rate : float
         Harmonic mean of the acceptance rate over chains that the step size is tuned for.
     metric : {"auto", "diagonal", "dense", "low_rank"}
-        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it, else of low rank plus
+        diagonal, and in more than 5,000 dimensions diagonal.
     max_integration_steps : int
         Upper limit of integration steps in one trajectory.
     """
@@ -311,7 +320,8 @@ class LAPS:
     target_acceptance_rate : float
         Harmonic mean of the acceptance rate over chains that the adjusted step size is tuned for.
     metric : {"auto", "diagonal", "dense", "low_rank"}
-        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it.
+        Form of the pooled metric. `auto` is dense where the pooled warm-up draws can carry it, else of low rank plus
+        diagonal, and in more than 5,000 dimensions diagonal.
     max_integration_steps : int
         Upper limit of integration steps in one trajectory.
     """

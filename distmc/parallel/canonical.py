@@ -219,7 +219,8 @@ def _as_it_is(equation: Any, operands: list[Any]) -> list[Any]:
 @functools.cache
 def _nothing() -> Jaxpr:
     """Return the program of no equation, from which others are made."""
-    return jax.make_jaxpr(lambda: None)().jaxpr
+    program: Jaxpr = jax.make_jaxpr(lambda: None)().jaxpr
+    return program
 
 
 def _closed(program: Any) -> ClosedJaxpr:

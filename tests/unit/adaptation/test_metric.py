@@ -47,7 +47,9 @@ def learner(form: Any, has_grads: bool) -> Any:
     """Return a compiled function from a window's positions, gradients, number of steps and the metric before it."""
 
     @jax.jit
-    def learn_from(positions: Array, grads: Array, num_steps: int, previous: Metric) -> Metric:
+    def learn_from(
+        positions: Array, grads: Array, num_steps: int, previous: Metric, has_arrived: Array | bool
+    ) -> Metric:
         rule = MetricRule(num_dimensions=positions.shape[2], form=form)
 
         def state_at(step: Any) -> Any:
@@ -58,19 +60,27 @@ def learner(form: Any, has_grads: bool) -> Any:
         def add(step: Any, window: Window) -> Window:
             return rule.add(window, state_at(step), jnp.ones(positions.shape[1]))
 
-        return rule.estimate(jax.lax.fori_loop(0, num_steps, add, rule.nothing(state_at(0))), previous)
+        window = jax.lax.fori_loop(0, num_steps, add, rule.nothing(state_at(0)))
+        return rule.estimate(window, previous, has_arrived)
 
     return learn_from
 
 
 def learn(
-    form: Any, positions: Any, grads: Any = None, previous: Metric | None = None, num_steps: Any = None
+    form: Any,
+    positions: Any,
+    grads: Any = None,
+    previous: Metric | None = None,
+    num_steps: Any = None,
+    has_arrived: bool = True,
 ) -> Metric:
     """Return the metric after a window of (num_steps, num_chains, num_dimensions), or its first steps."""
     first = MetricRule(num_dimensions=positions.shape[2], form=form).first()
     steps = len(positions) if num_steps is None else num_steps
     arrays = [_lengthened(array) for array in (positions, positions if grads is None else grads)]
-    metric: Metric = learner(form, grads is not None)(*arrays, steps, first if previous is None else previous)
+    metric: Metric = learner(form, grads is not None)(
+        *arrays, steps, first if previous is None else previous, has_arrived
+    )
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(metric))
     return metric
 
@@ -120,6 +130,18 @@ def test_plenty_of_draws_make_gradients_unnecessary() -> None:
     factor = factor_of(learn("dense", positions, grads))
     np.testing.assert_allclose(factor @ factor.T, np.cov(flat, rowvar=False), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(learn("diagonal", positions, grads, num_steps=30).factor, 0.5 * scales, rtol=1e-10)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_decide_while_chains_are_under_way_however_many_draws_there_are(form: str) -> None:
+    scales = np.sqrt(np.arange(1.0, 7.0))
+    positions = MEAN + 100.0 * (normal_steps(200, np.diag(scales**2)) - MEAN)
+    grads = grads_of(positions, np.diag(scales**-2.0))
+    factor = factor_of(learn(form, positions, grads, has_arrived=False))
+    np.testing.assert_allclose(factor @ factor.T, np.diag(scales**2), rtol=1e-3, atol=1e-3)
+    if form != "low_rank":  # Its kept draws are never plenty for six directions.
+        factor = factor_of(learn(form, positions, grads, has_arrived=True))
+        assert np.all(np.sqrt(np.diag(factor @ factor.T)) > 50.0 * scales)
 
 
 def test_without_gradients_scales_are_standard_deviations_and_correlations_are_shrunk() -> None:

@@ -103,6 +103,17 @@ def test_windows_start_afresh(history: Any) -> None:
     assert np.all((counts[ends] > 0.9 * full) & (counts[ends] <= full))
 
 
+def test_only_the_last_window_takes_chains_for_arrived(history: Any) -> None:
+    _, (learned, _, _) = history
+    window, ends = learned.window.position, WARMUP.schedule.window_ends
+    for end in ends:
+        spread = np.sqrt(window.scatter[end] / (window.count[end] - 1.0))
+        # On a normal target gradients tell the scales exactly, positions by and large.
+        gap = np.abs(learned.metric.factor[end + 1] / SCALES - 1.0)
+        assert np.all(gap > 1e-6) if end == ends[-1] else np.all(gap < 1e-10)
+    np.testing.assert_allclose(learned.metric.factor[ends[-1] + 1], spread, rtol=0.03)
+
+
 def test_length_is_not_learned_before_a_metric_is_known(history: Any) -> None:
     _, (learned, _, _) = history
     first = WARMUP.schedule.window_ends[0]
