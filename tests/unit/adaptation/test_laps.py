@@ -11,7 +11,7 @@ import pytest
 from distmc.adaptation.laps import LateAdjustment
 from distmc.adaptation.metric import MetricRule
 from distmc.adaptation.pooling import Pooling
-from distmc.adaptation.schedule import build_schedule
+from distmc.adaptation.schedule import build_schedule_after_arrival
 from distmc.adaptation.trajectory import TrajectoryRule
 from distmc.kernels.base import Target
 from distmc.kernels.laps import LAPSInfo, LAPSState, build_kernel
@@ -40,7 +40,7 @@ def broken_in_one_chain(position: Array) -> tuple[Array, Array]:
 
 def tuning(target: Target) -> LateAdjustment:
     return LateAdjustment(
-        schedule=build_schedule(NUM_WARMUP),
+        schedule=build_schedule_after_arrival(NUM_WARMUP),
         target_acceptance_rate=0.9,
         whitened_step_size=0.76,
         trajectory=TrajectoryRule(length=LENGTH, criterion=None, jitter=0.5, max_integration_steps=200),
