@@ -6,8 +6,9 @@ the same starts, the same number of chains, warm-up steps and draws, in one run.
 coordinates. Each row says whether the draws can be used: R-hat below 1.01, moments within five Monte Carlo errors of
 the exact ones. Failures stay in the table, with their reason.
 
-A gradient is one evaluation for all chains. nutpie runs its chains one by one, through a Python function as its
-documentation shows for models of other libraries; its gradients are those of the mean chain.
+A gradient is one evaluation for all chains; where chains in lockstep differ, the longest counts. nutpie runs its chains
+one by one, through a Python function as its documentation shows for models of other libraries; its gradients are those
+of the mean chain.
 
 Run it on a quiet machine as ``python benchmarks/efficiency.py``. Rows of earlier runs are kept beside new ones;
 ``--small`` tries it out.
@@ -55,6 +56,7 @@ def sample(problem: Problem, sampler: str, settings: argparse.Namespace) -> Outc
         num_draws=settings.draws,
         seed=settings.seed,
         precision=settings.precision,
+        num_blocks=settings.blocks,
         keep_unconstrained=True,
         progress=False,
     )
@@ -200,6 +202,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--precision", choices=("float64", "mixed"), default="float64", help="of our rows; peers compute in float64"
     )
+    parser.add_argument("--blocks", type=int, help="logical blocks of our rows; the peers have one")
     parser.add_argument("--small", action="store_true", help="16 chains, 200 steps of each kind: for trying it out")
     parser.add_argument("--out", type=Path, default=RESULTS, help="directory for the result")
     arguments = parser.parse_args()
@@ -212,7 +215,7 @@ def main() -> None:
     """Measure what the command line asks for, write the result and print all rows."""
     arguments = read_arguments()
     path = arguments.out / f"{NAME}.json"
-    used = {name: getattr(arguments, name) for name in ("chains", "warmup", "draws", "seed", "precision")}
+    used = {name: getattr(arguments, name) for name in ("chains", "warmup", "draws", "seed", "precision", "blocks")}
     earlier = json.loads(path.read_text()) if path.exists() else {}
     # Rows of other sizes cannot stand in one table.
     figures: dict[str, Any] = earlier["figures"] if earlier.get("settings") == used else {}
