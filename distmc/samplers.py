@@ -308,7 +308,8 @@ class LAPS:
     all draws, steps are those of `MAMS`: draws are as exact as those of any other sampler here.
 
     What unadjusted steps need is estimated from all chains after every step, so it takes many chains: 64 or more,
-    and not fewer than 16. With hundreds of chains a few tens of draws of each may be enough.
+    and not fewer than 16. With hundreds of chains a few tens of draws of each may be enough. All chains move at one
+    speed, so that those that start thousands of posterior scales away may not arrive; `distmc.optimize` finds a start.
 
     Attributes
     ----------
