@@ -3,6 +3,7 @@
 JAX and Ray are imported when a command needs them, so that help comes at once.
 """
 
+import dataclasses
 import json
 import os
 import time
@@ -188,14 +189,9 @@ def sample(
     on = placement(**where)
     _prepare_process(on)
     began = time.monotonic()
-    user = _load(reference)
-    from distmc.model.sampler_fit import default_sampler
-    from distmc.run import Run
-    from distmc.storage import doubt_about, read_data
-
-    name = type(default_sampler(user.model)).__name__ if sampler is None else sampler
+    # Settings are looked at before files are, with the sampler that most models get where none is named.
     spec = RunSpec(
-        sampler=sampler_named(name, **settings),
+        sampler=sampler_named(sampler or "ChEES", **settings),
         num_chains=chains,
         num_warmup=warmup,
         num_draws=draws,
@@ -204,6 +200,14 @@ def sample(
         precision=precision,
         num_blocks=blocks,
     )
+    user = _load(reference)
+    from distmc.model.sampler_fit import default_sampler
+    from distmc.run import Run
+    from distmc.storage import doubt_about, read_data
+
+    if sampler is None:
+        name = type(default_sampler(user.model)).__name__
+        spec = dataclasses.replace(spec, sampler=sampler_named(name, **settings))
     path = out or Path("runs") / user.file.stem
     if doubt := doubt_about(path):
         click.secho(f"Warning: {doubt}", fg="yellow", err=True)

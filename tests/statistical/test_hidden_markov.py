@@ -59,7 +59,7 @@ def _sampled(model: distmc.Model, data: distmc.Data, truth: Mapping[str, NumpyAr
         data,
         num_chains=16,
         num_warmup=200,
-        num_draws=200,
+        num_draws=300,
         initial=dict(truth),
         num_blocks=8,
         progress=False,

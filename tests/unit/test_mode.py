@@ -88,9 +88,10 @@ def test_too_few_evaluations_are_told() -> None:
         found.draw(3)
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_bits_do_not_depend_on_the_number_of_workers(optimum: distmc.Optimum) -> None:
     model, rows, _, _ = regression()
-    on = distmc.Ray(num_workers=2, address="local")
+    on = distmc.Ray(num_workers=2)
     again = distmc.optimize(model, rows, hessian=True, num_blocks=4, on=on, progress=False)
     assert again.position.tobytes() == optimum.position.tobytes()
     assert again.hessian is not None
