@@ -3,6 +3,7 @@
 JAX and Ray are imported when a command needs them, so that help comes at once.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from distmc import demo as words_demo
-from distmc.errors import DistmcError, ModelError, WorkerError
-from distmc.samplers import SAMPLERS, sampler_named
+from distmc.errors import DistmcError, ModelError, SpecError, WorkerError
+from distmc.samplers import SAMPLERS, Sampler, sampler_named
 from distmc.spec import Local, Placement, Precision, Ray, RunSpec
 
 if TYPE_CHECKING:
@@ -189,9 +190,9 @@ def sample(
     on = placement(**where)
     _prepare_process(on)
     began = time.monotonic()
-    # Settings are looked at before files are, with the sampler that most models get where none is named.
+    # Settings are looked at before files are.
     spec = RunSpec(
-        sampler=sampler_named(sampler or "ChEES", **settings),
+        sampler=sampler_named(sampler, **settings) if sampler else _a_default_with(settings),
         num_chains=chains,
         num_warmup=warmup,
         num_draws=draws,
@@ -206,8 +207,8 @@ def sample(
     from distmc.storage import doubt_about, read_data
 
     if sampler is None:
-        name = type(default_sampler(user.model)).__name__
-        spec = dataclasses.replace(spec, sampler=sampler_named(name, **settings))
+        default = sampler_named(type(default_sampler(user.model)).__name__, **settings)
+        spec = dataclasses.replace(spec, sampler=default)
     path = out or Path("runs") / user.file.stem
     if doubt := doubt_about(path):
         click.secho(f"Warning: {doubt}", fg="yellow", err=True)
@@ -217,6 +218,16 @@ def sample(
     from distmc import render
 
     render.show_run(path, file, seconds=time.monotonic() - began)
+
+
+def _a_default_with(settings: dict[str, Any]) -> Sampler:
+    """Return one of the two samplers that are defaults, if either has these settings; which it is, the model says."""
+    try:
+        return sampler_named("ChEES", **settings)
+    except SpecError:
+        with contextlib.suppress(SpecError):
+            return sampler_named("RWMH", **settings)
+        raise
 
 
 @cli.command()

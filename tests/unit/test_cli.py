@@ -45,6 +45,7 @@ no_such_row = distmc.Model(
     parameters=model.parameters,
     log_likelihood=lambda p, d: p["loc"][0] * d["z"],
 )
+without_gradient = distmc.Model(model.parameters, log_likelihood, is_differentiable=False)
 number = 3
 
 
@@ -179,6 +180,30 @@ def test_impossible_counts_are_refused_before_anything_is_read(option: str, valu
     result = run(["sample", "none.py", "--data", "none.npz", option, value])
     assert result.exit_code == 2
     assert told in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "setting", "told"),
+    [
+        ("without_gradient", "num_proposals=3", ""),
+        ("model", "num_proposals=3", "ChEES has no setting `num_proposals`"),
+        ("without_gradient", "jitter=0.2", "RWMH has no setting `jitter`"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_settings_are_those_of_the_sampler_that_the_model_gets(
+    model: str, setting: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samplers = []
+
+    def execute(prepared: Run, *arguments: Any, **options: Any) -> None:
+        samplers.append(prepared.record.spec.sampler)
+        raise WorkerError("Far enough.")
+
+    monkeypatch.setattr(Run, "execute", execute)
+    result = run(["sample", f"tiny.py:{model}", "--data", "data.npz", *SMALL, "--setting", setting])
+    assert told in result.stderr
+    assert samplers == ([] if told else [distmc.RWMH(num_proposals=3)])
 
 
 @pytest.mark.usefixtures("here")
