@@ -4,6 +4,7 @@ Every array that belongs to the chains has the chain as its first axis. A *posit
 unconstrained coordinate vector of all chains at once: ``(num_chains, num_dimensions)``, float64.
 """
 
+import dataclasses
 from typing import Any, TypeAlias
 
 import jax
@@ -16,3 +17,22 @@ NumpyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 ConstrainedParameters: TypeAlias = dict[str, Any]
 """Parameter name to value on its own support; what a log-likelihood is given."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Where a run can be taken up again: its state after a chunk.
+
+    Attributes
+    ----------
+    chunk : int
+        Number of the chunk.
+    step : int
+        Steps done by then, warm-up included.
+    arrays : dict of array
+        The state by name, the same on every worker.
+    """
+
+    chunk: int
+    step: int
+    arrays: dict[str, NumpyArray]

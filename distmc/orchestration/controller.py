@@ -19,6 +19,7 @@ from distmc.orchestration import policies, verdicts
 from distmc.orchestration.events import ChunkCommitted, Member, RunEnded, Stage, StageBegan, WorkersStarted
 from distmc.orchestration.states import State
 from distmc.sampling.reports import ChunkReport
+from distmc.types import Checkpoint
 
 _ENDED = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 _SETUP = frozenset({State.FORMING, State.LOADING, State.COMPILING})
@@ -37,9 +38,13 @@ class Controller:
         Steps of the whole run, warm-up included.
     hang_timeout_seconds : float
         Silence after which workers are given up.
+    checkpoint : Checkpoint, optional
+        Where the run goes on; not given: at its beginning.
     """
 
-    def __init__(self, *, num_workers: int, num_steps: int, hang_timeout_seconds: float) -> None:
+    def __init__(
+        self, *, num_workers: int, num_steps: int, hang_timeout_seconds: float, checkpoint: Checkpoint | None = None
+    ) -> None:
         self.state = State.PENDING
         self.generation = 0
         self.members: tuple[Member, ...] = ()
@@ -47,6 +52,7 @@ class Controller:
         self._num_workers = num_workers
         self._num_steps = num_steps
         self._hang_timeout = hang_timeout_seconds
+        self._checkpoint = checkpoint
         self._chunk_length = 1
         # Replies to the order that is out, by rank; None when no order is out.
         self._replies: dict[int, object] | None = None
@@ -134,7 +140,7 @@ class Controller:
             case State.LOADING:
                 return self._order(State.COMPILING, m.Compile(self.generation), now, "compiling")
             case State.COMPILING:
-                return self._order(State.STARTING, m.Start(self.generation), now, "starting")
+                return self._order(State.STARTING, m.Start(self.generation, self._checkpoint), now, "starting")
             case _:
                 reports = [value for _, value in sorted(replies.items()) if isinstance(value, ChunkReport)]
                 return self._chunk_reported(reports, now)

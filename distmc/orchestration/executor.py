@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from distmc.orchestration.messages import Event, Order
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport
+from distmc.types import Checkpoint
 
 if TYPE_CHECKING:
     from distmc.sampling.worker import WorkerTask
@@ -20,8 +21,8 @@ class HostedWorker(Protocol):
     def compile(self) -> CompileReport:
         """Compile the program; runs no collective."""
 
-    def start(self) -> ChunkReport:
-        """Evaluate the starting positions together with the other workers."""
+    def start(self, checkpoint: Checkpoint | None = None) -> ChunkReport:
+        """Evaluate the starting positions together with the other workers; go on from `checkpoint` if given."""
 
     def advance(self, num_steps: int) -> ChunkReport:
         """Make at most `num_steps` steps together with the other workers."""

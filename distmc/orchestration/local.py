@@ -77,7 +77,7 @@ class LocalExecutor:
             case m.Compile():
                 return m.Replied(generation=generation, rank=0, value=self._loaded().compile())
             case m.Start():
-                return m.Replied(generation=generation, rank=0, value=self._loaded().start())
+                return m.Replied(generation=generation, rank=0, value=self._loaded().start(order.checkpoint))
             case m.Advance():
                 return m.Replied(generation=generation, rank=0, value=self._loaded().advance(order.num_steps))
             case m.Collect():

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from distmc.orchestration.events import Member, RunEvent
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport
+from distmc.types import Checkpoint
 
 
 class FailureKind(enum.Enum):
@@ -150,9 +151,10 @@ class Compile:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Let the workers evaluate the starting positions together."""
+    """Let the workers evaluate the starting positions together, and go on from `checkpoint` where there is one."""
 
     generation: int
+    checkpoint: Checkpoint | None = None
 
 
 @dataclasses.dataclass(frozen=True)

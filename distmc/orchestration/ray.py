@@ -89,7 +89,7 @@ class RayExecutor:
             case m.Compile():
                 self._ask_all(order, "compile", generation)
             case m.Start():
-                self._ask_all(order, "start", generation)
+                self._ask_all(order, "start", generation, order.checkpoint)
             case m.Advance():
                 self._coordinator_is_done()
                 self._ask_all(order, "advance", generation, order.num_steps)

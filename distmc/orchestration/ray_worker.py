@@ -11,6 +11,7 @@ from distmc.orchestration.executor import BuildWorker, HostedWorker
 from distmc.orchestration.messages import Failure
 from distmc.parallel import processes
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport
+from distmc.types import Checkpoint
 
 if TYPE_CHECKING:
     from distmc.sampling.worker import WorkerTask
@@ -70,11 +71,11 @@ class WorkerActor:
         """Compile the program."""
         return self._attempt(generation, lambda: self._loaded().compile(), with_others=True)
 
-    def start(self, generation: int) -> ChunkReport | Failure:
+    def start(self, generation: int, checkpoint: Checkpoint | None) -> ChunkReport | Failure:
         """Evaluate the starting positions together, which also connects the workers to each other directly."""
 
         def start() -> ChunkReport:
-            report = self._loaded().start()
+            report = self._loaded().start(checkpoint)
             # Collectives on GPUs may still need the coordinator for connections that are made later.
             if not self._uses_gpu:
                 processes.detach()

@@ -13,6 +13,7 @@ from distmc.orchestration.executor import BuildWorker, Executor, build_worker
 from distmc.orchestration.signals import StopSignals
 from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.spec import Placement, Ray
+from distmc.types import Checkpoint
 
 if TYPE_CHECKING:
     from distmc.sampling.worker import WorkerTask
@@ -34,6 +35,7 @@ def run(
     commit: CommitChunk,
     on_event: OnEvent | None = None,
     build_worker: BuildWorker = build_worker,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Do all steps of a run on the workers that `on` describes.
 
@@ -49,6 +51,8 @@ def run(
         Told of every stage, chunk and the end. What it raises ends the run.
     build_worker : BuildWorker, optional
         Makes the worker of a process.
+    checkpoint : Checkpoint, optional
+        Where to go on; not given: at the beginning.
 
     Raises
     ------
@@ -70,6 +74,7 @@ def run(
                 num_workers=executor.num_workers,
                 num_steps=spec.num_steps,
                 hang_timeout_seconds=executor.hang_timeout_seconds,
+                checkpoint=checkpoint,
             )
             drive(controller, executor, commit=commit, on_event=on_event or _ignore, stop_reason=lambda: stop.reason)
     except KeyboardInterrupt as error:

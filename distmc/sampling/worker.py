@@ -27,7 +27,7 @@ from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport, Pha
 from distmc.sampling.rng import seed_key
 from distmc.sampling.state import RunState, digest, from_arrays, to_arrays
 from distmc.spec import RunSpec
-from distmc.types import Array, NumpyArray, PyTree
+from distmc.types import Array, Checkpoint, NumpyArray, PyTree
 
 # Draws are constrained in slabs of one static size, so that chunks of any length compile once.
 _SLAB = 16
@@ -45,15 +45,12 @@ class WorkerTask:
     data : Data
     start : float64 array (num_chains, num_dimensions)
         Unconstrained positions where the chains start; see `starting_positions`.
-    resume_state : dict of array, or None
-        State to go on from, as `ChunkArrays.state` has it.
     """
 
     spec: RunSpec
     model: Model
     data: Data
     start: NumpyArray
-    resume_state: dict[str, NumpyArray] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,26 +127,37 @@ class Worker:
         own = next(device for device in devices if device.process_index == jax.process_index())
         return CompileReport(rank=self._rank, seconds=time.monotonic() - began, device=own.device_kind)
 
-    def start(self) -> ChunkReport:
-        """Evaluate the starting positions, or take up the state of an earlier run; chunk 0, without draws.
+    def start(self, checkpoint: Checkpoint | None = None) -> ChunkReport:
+        """Evaluate the starting positions, or take up a state; reports a chunk without draws.
+
+        Parameters
+        ----------
+        checkpoint : Checkpoint, optional
+            Where to go on, the same on every rank; not given: at the starting positions, which is chunk 0.
 
         Raises
         ------
         StartError
             If log-density or gradient of a chain is not finite.
+        RunDirectoryError
+            If the checkpoint is of another program.
+
+        Notes
+        -----
+        Communication: one reduction, also from a checkpoint, so that the workers are connected before they step.
         """
         began = time.monotonic()
         task = self._task
         with double_precision(task.model):
-            if task.resume_state is None:
-                position = replicate(self._mesh, task.start)
-                self._state = self._program.start(position, self._shard, self._constants)
-            else:
-                self._state = replicate(self._mesh, from_arrays(task.resume_state, self._program.state))
+            self._state = self._program.start(replicate(self._mesh, task.start), self._shard, self._constants)
+            if checkpoint is not None:
+                jax.block_until_ready(self._state)
+                self._state = replicate(self._mesh, from_arrays(checkpoint.arrays, self._program.state))
             state = to_host(self._state)
         _require_finite(state)
         nothing = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape[1:]), leaf.dtype), self._program.trace)
-        self._last = _Chunk(0, "start", int(state.step), state, nothing)
+        number = 0 if checkpoint is None else checkpoint.chunk
+        self._last = _Chunk(number, "start", int(state.step), state, nothing)
         return self._report(began)
 
     def advance(self, num_steps: int) -> ChunkReport:

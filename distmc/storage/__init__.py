@@ -3,7 +3,7 @@
 from distmc.storage.dataset import open_run
 from distmc.storage.files import doubt_about
 from distmc.storage.record import Generation, RunRecord
-from distmc.storage.run_directory import RunDirectory, SavedState
+from distmc.storage.run_directory import RunDirectory
 from distmc.storage.schema import Layout
 from distmc.storage.sources import read_data, write_data
 
@@ -12,7 +12,6 @@ __all__ = [
     "Layout",
     "RunDirectory",
     "RunRecord",
-    "SavedState",
     "doubt_about",
     "open_run",
     "read_data",

@@ -29,29 +29,10 @@ from distmc.storage.netcdf import read_arrays, write_arrays
 from distmc.storage.record import Generation, RunRecord
 from distmc.storage.schema import Phase
 from distmc.storage.writer import is_abandoned, writing
-from distmc.types import NumpyArray
+from distmc.types import Checkpoint, NumpyArray
 
 RECORD, LOCK, CHUNKS, STATE, POSTERIOR = "run.json", "run.lock", "chunks", "state", "posterior.nc"
 NUM_STATES_KEPT = 2
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SavedState:
-    """What a resumed run continues from.
-
-    Attributes
-    ----------
-    chunk : int
-        Number of the chunk after which the state was saved.
-    step : int
-        Steps done by then.
-    arrays : dict of array
-        The state by name.
-    """
-
-    chunk: int
-    step: int
-    arrays: dict[str, NumpyArray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,7 +230,7 @@ class RunDirectory:
             remove(file)
         return checksum
 
-    def read_state(self) -> SavedState:
+    def read_state(self) -> Checkpoint:
         """Return the latest undamaged state; warn of one that had to be passed over.
 
         A run continued from an earlier state repeats the same draws, so passing over a damaged one costs only time;
@@ -269,7 +250,7 @@ class RunDirectory:
                 continue
             if problems:
                 warnings.warn(f"{problems[0]} Using `{file}` instead.", stacklevel=2)
-            return SavedState(chunk=int(facts["chunk"]), step=int(facts["step"]), arrays=arrays)
+            return Checkpoint(chunk=int(facts["chunk"]), step=int(facts["step"]), arrays=arrays)
         raise RunDirectoryError(" ".join(problems) or f"`{self.path / STATE}` holds no state to continue from.")
 
     def discard_chunks_after(self, chunk: int) -> None:

@@ -74,7 +74,7 @@ class FaultyWorker:
         self.add = jax.jit(add).lower(self.local).compile()
         return CompileReport(rank=self.rank, seconds=0.1, device=jax.local_devices()[0].device_kind)
 
-    def start(self) -> ChunkReport:
+    def start(self, checkpoint: Any = None) -> ChunkReport:
         if self.has("start error"):
             raise StartError("no finite start in chain 3")
         self.one_step()

@@ -38,7 +38,7 @@ class FakeWorker:
         self.do("compile")
         return CompileReport(rank=0, seconds=0.0, device="cpu")
 
-    def start(self) -> ChunkReport:
+    def start(self, checkpoint: Any = None) -> ChunkReport:
         self.do("start")
         return report(0, 0, phase="start", num_steps=0)
 

@@ -16,6 +16,7 @@ from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.sampling.state import digest
 from distmc.sampling.worker import Worker, WorkerTask, require_enough_blocks
 from distmc.storage.schema import to_groups
+from distmc.types import Checkpoint
 
 
 def advance(worker: Worker, chunk_length: int, num_steps: int) -> tuple[list[ChunkReport], list[ChunkArrays]]:
@@ -95,12 +96,13 @@ def test_where_chunks_end_changes_nothing(worker: Worker, whole: Any) -> None:
 def test_resumed_run_goes_on_bit_for_bit(task: WorkerTask, whole: Any) -> None:
     _, chunks = whole
     # The first twenty steps lie in the middle of warm-up.
-    resumed = Worker(dataclasses.replace(task, resume_state=chunks[0].state), 0, 1)
+    resumed = Worker(task, 0, 1)
     resumed.load()
     resumed.compile()
-    report = resumed.start()
-    assert (report.phase, report.step) == ("start", 20)
+    report = resumed.start(Checkpoint(chunk=1, step=20, arrays=chunks[0].state))
+    assert (report.phase, report.chunk, report.step) == ("start", 1, 20)
     _, rest = advance(resumed, 20, 70)
+    assert [chunk.chunk for chunk in rest] == [chunk.chunk for chunk in chunks[1:]]
     assert rest[0].first_step == 20
     for name, kept in joined(chunks[1:]).items():
         assert joined(rest)[name].tobytes() == kept.tobytes(), name
