@@ -65,7 +65,7 @@ def run(num_words: int, spec: RunSpec, on: Placement, path: str, console: Consol
         console.print(f"`{path}` is taken, so this run goes to `{directory}`.", soft_wrap=True, highlight=False)
     if doubt := doubt_about(directory):
         console.print(f"Warning: {doubt}", style="yellow", soft_wrap=True, highlight=False)
-    workers = f"{on.num_workers} worker{'s' * (on.num_workers != 1)}"
+    workers = f"{on.most_workers} worker{'s' * (on.most_workers != 1)}"
     console.print(
         f"{num_words:,} words as sequences of sounds, {spec.num_chains} chains on {workers}: two hidden states are to "
         "find out what distinguishes the sounds. Nothing says what a vowel is.",

@@ -181,7 +181,7 @@ def optimize(
     )
     cheap_checks(model, data, spec, initial=initial)
     blocks = plan_blocks(data, num_blocks)
-    require_enough_blocks(on.num_workers, blocks.num_blocks)
+    require_enough_blocks(on.fewest_workers, blocks.num_blocks)
     spec = dataclasses.replace(spec, num_blocks=blocks.num_blocks)
     start = starting_positions(model, num_starts, seed, initial)
     end = _final_state(WorkerTask(spec=spec, model=model, data=data, start=start), on, progress)

@@ -10,7 +10,16 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from distmc.orchestration.events import ChunkCommitted, OnEvent, RunEnded, RunEvent, StageBegan, WorkersStarted
+from distmc.orchestration.events import (
+    ChunkCommitted,
+    OnEvent,
+    RunEnded,
+    RunEvent,
+    SamplingResumed,
+    StageBegan,
+    WorkersLost,
+    WorkersStarted,
+)
 from distmc.spec import RunSpec
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -34,6 +43,8 @@ class Tally:
         self.step = 0
         self.num_steps = spec.num_steps
         self.num_workers = 0
+        self.generation = 0
+        self.seconds_lost = 0.0
         self.seconds = 0.0
         self.is_over = False
         self._num_chains = spec.num_chains
@@ -53,6 +64,10 @@ class Tally:
                 self._recent.append((event.seconds, self.step))
             case WorkersStarted():
                 self.num_workers = len(event.members)
+                self.generation = event.generation
+            case SamplingResumed():
+                self.seconds_lost += event.standstill_seconds
+                self._recent.clear()
             case ChunkCommitted():
                 self._note_chunk(event)
             case RunEnded():
@@ -104,6 +119,8 @@ class Tally:
             f"{self._num_divergent} divergent",
             self._speed(),
         ]
+        if self.generation > 0:
+            words.append(f"generation {self.generation} of {_workers(self.num_workers)}")
         if self.seconds_left is not None and not self.is_over:
             words.append(f"{_duration(self.seconds_left)} left")
         return " · ".join(words)
@@ -113,6 +130,18 @@ class Tally:
             return f"{self.steps_per_second * self._num_chains / self._thin:,.0f} draws/s"
         return f"{self.steps_per_second:,.1f} steps/s"
 
+    def news(self, event: RunEvent) -> str:
+        """Return what is worth a line of its own: workers that are lost, come or leave; else nothing."""
+        match event:
+            case WorkersLost():
+                return f"{event.cause}. The run goes on from step {self.step}."
+            case WorkersStarted() if event.generation > 0:
+                return f"generation {event.generation}: {_workers(len(event.members))}"
+            case SamplingResumed():
+                repeated = f", up to {event.steps_repeated} steps once more" if event.steps_repeated else ""
+                return f"sampling again after {event.standstill_seconds:.1f} s{repeated}"
+        return ""
+
     def line(self) -> str:
         """Return everything in one line."""
         steps = f" {self.step}/{self.num_steps} steps" if self._last is not None else ""
@@ -121,8 +150,11 @@ class Tally:
 
     def closing_line(self) -> str:
         """Return the line that ends a run."""
-        workers = f"{self.num_workers} worker{'s' if self.num_workers != 1 else ''}"
-        return f"{self.step} steps of {self._num_chains} chains on {workers} in {_duration(self.seconds)}"
+        lost = (
+            f", {self.seconds_lost:.1f} s of it lost to {self.generation} changes of workers" if self.generation else ""
+        )
+        took = f"{self.step} steps of {self._num_chains} chains on {_workers(self.num_workers)}"
+        return f"{took} in {_duration(self.seconds)}{lost}"
 
 
 class ClimbTally(Tally):
@@ -133,6 +165,10 @@ class ClimbTally(Tally):
         if self._last is None or self._last.report.num_steps == 0:
             return ""
         return f"{self.steps_per_second:,.1f} evaluations/s"
+
+
+def _workers(number: int) -> str:
+    return f"{number} worker{'s' if number != 1 else ''}"
 
 
 def _rate(commits: Sequence[tuple[float, int]]) -> float:
@@ -196,6 +232,8 @@ class _Lines:
                 self._next = event.seconds + SECONDS_BETWEEN_LINES
             case RunEnded(error=None):
                 self._print(self._tally.closing_line())
+            case _ if news := self._tally.news(event):
+                self._print(f"[{_duration(self._tally.seconds)}] {news}")
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -219,6 +257,8 @@ def _live(console: Console, tally: Tally) -> Iterator[Callable[[RunEvent], None]
     def refresh(event: RunEvent) -> None:
         bar.update(task, description=tally.phase, completed=tally.step)
         facts.plain = tally.facts()
+        if news := tally.news(event):
+            console.print(news, style="yellow", markup=False, highlight=False)
 
     with Live(Group(bar, facts), console=console, refresh_per_second=8):
         yield refresh

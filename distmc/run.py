@@ -71,7 +71,7 @@ class Run:
         layout = Layout(shapes=Unconstrainer(model).shapes, dims=dims or {}, coords=coords or {})
         cheap_checks(model, data, spec, initial=initial)
         blocks = plan_blocks(data, spec.num_blocks)
-        require_enough_blocks(on.num_workers, blocks.num_blocks)
+        require_enough_blocks(on.fewest_workers, blocks.num_blocks)
         spec = dataclasses.replace(spec, num_blocks=blocks.num_blocks, schedule=schedule_of(spec))
         start = starting_positions(model, spec.num_chains, spec.seed, initial)
         record = RunRecord(

@@ -188,7 +188,12 @@ class Local:
     """Run in this process, on this machine's first device, without Ray."""
 
     @property
-    def num_workers(self) -> int:
+    def fewest_workers(self) -> int:
+        """Return 1: this process."""
+        return 1
+
+    @property
+    def most_workers(self) -> int:
         """Return 1: this process."""
         return 1
 
@@ -199,8 +204,9 @@ class Ray:
 
     Attributes
     ----------
-    num_workers : int
-        Actors that share the rows.
+    num_workers : int or tuple of int
+        Actors that share the rows; `(fewest, most)` lets the run begin with, or shrink to, the fewest, and use up to
+        the most when the cluster has room for them. Draws are the same with any number.
     num_cpus_per_worker : int
         Cores reserved for, and used by, each worker.
     num_gpus_per_worker : int
@@ -214,7 +220,7 @@ class Ray:
         Silence of all workers, in one chunk, after which the run is given up.
     """
 
-    num_workers: int = 2
+    num_workers: int | tuple[int, int] = 2
     num_cpus_per_worker: int = 1
     num_gpus_per_worker: int = 0
     address: str | None = None
@@ -223,7 +229,7 @@ class Ray:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        require_count(self, "num_workers", minimum=1)
+        self._require_workers()
         require_count(self, "num_cpus_per_worker", minimum=1)
         require_count(self, "num_gpus_per_worker", minimum=0)
         if self.num_gpus_per_worker > 1:
@@ -235,6 +241,28 @@ class Ray:
             raise SpecError(f'`address={self.address!r}` must be text: "host:port", "auto" or "local".')
         require_positive(self, "start_timeout_seconds")
         require_positive(self, "hang_timeout_seconds")
+
+    @property
+    def fewest_workers(self) -> int:
+        """Return the workers without which the run waits."""
+        return self.num_workers[0] if isinstance(self.num_workers, tuple) else self.num_workers
+
+    @property
+    def most_workers(self) -> int:
+        """Return the workers that the run uses where there is room for them."""
+        return self.num_workers[1] if isinstance(self.num_workers, tuple) else self.num_workers
+
+    def _require_workers(self) -> None:
+        given: Any = self.num_workers
+        if isinstance(given, list):
+            given = tuple(given)
+            object.__setattr__(self, "num_workers", given)
+        if not isinstance(given, tuple):
+            require_count(self, "num_workers", minimum=1)
+        elif len(given) != 2 or not all(map(_is_count, given)) or given[0] > given[1]:
+            raise SpecError(
+                f"`num_workers={given!r}` must be a number of workers, or `(fewest, most)` with both at least 1."
+            )
 
 
 Placement: TypeAlias = Local | Ray

@@ -2,13 +2,16 @@
 
 ::
 
-    PENDING → ACQUIRING → FORMING → LOADING → COMPILING → STARTING → RUNNING → SAVING → DONE
-                  └──────────┴─────────┴──────────┴───────────┴─────────┴────────┴→ TRIAGE → FAILED
+    PENDING → ACQUIRING → MEETING → FORMING → LOADING → COMPILING → STARTING → RUNNING → SAVING → DONE
+                  ↑          └─────────┴─────────┴──────────┴───────────┴─────────┴────────┴→ TRIAGE → FAILED
+                  ├──────────────────────────────────────── another generation ─────────────────┘
+                  └── REGROUPING ← RUNNING, when workers shall join or leave
     any of these ── stop requested → STOPPING (an agreed chunk is on its way to disk) → CANCELLED
 
 The controller knows no Ray, no JAX, no clock and no file: the same facts always lead to the same orders. Each order
 goes to all workers and is over when all have replied. A chunk is *agreed* once every worker has reported it with the
-same digest; its arrays are then fetched, and written while the workers already compute the next chunk.
+same digest; its arrays are then fetched, and written while the workers already compute the next chunk. After a
+failure the next generation goes on from the last chunk on disk, and so computes the same draws.
 """
 
 from collections.abc import Sequence
@@ -16,13 +19,27 @@ from collections.abc import Sequence
 from distmc.errors import CapacityError, Interrupted
 from distmc.orchestration import messages as m
 from distmc.orchestration import policies, verdicts
-from distmc.orchestration.events import ChunkCommitted, Member, RunEnded, Stage, StageBegan, WorkersStarted
+from distmc.orchestration.budget import FailureBudget
+from distmc.orchestration.events import (
+    ChunkCommitted,
+    Member,
+    RunEnded,
+    SamplingResumed,
+    Stage,
+    StageBegan,
+    WorkersLost,
+    WorkersStarted,
+)
+from distmc.orchestration.membership import Membership
+from distmc.orchestration.pace import Pace
+from distmc.orchestration.pipeline import Pipeline
 from distmc.orchestration.states import State
+from distmc.orchestration.triage import Triage, lost_ranks
 from distmc.sampling.reports import ChunkReport
 from distmc.types import Checkpoint
 
 _ENDED = frozenset({State.DONE, State.FAILED, State.CANCELLED})
-_SETUP = frozenset({State.FORMING, State.LOADING, State.COMPILING})
+_SETUP = frozenset({State.MEETING, State.FORMING, State.LOADING, State.COMPILING})
 # Loading and compiling may rightly take much longer than a chunk.
 _SETUP_PATIENCE = 4.0
 
@@ -32,40 +49,62 @@ class Controller:
 
     Parameters
     ----------
-    num_workers : int
-        Workers of the run.
+    num_workers : tuple of int
+        Fewest and most workers of the run.
     num_steps : int
         Steps of the whole run, warm-up included.
     hang_timeout_seconds : float
         Silence after which workers are given up.
     checkpoint : Checkpoint, optional
         Where the run goes on; not given: at its beginning.
+    keeps_processes : bool
+        Whether a process can serve in one generation after another. Otherwise all start afresh for each.
     """
 
     def __init__(
-        self, *, num_workers: int, num_steps: int, hang_timeout_seconds: float, checkpoint: Checkpoint | None = None
+        self,
+        *,
+        num_workers: tuple[int, int],
+        num_steps: int,
+        hang_timeout_seconds: float,
+        checkpoint: Checkpoint | None = None,
+        keeps_processes: bool = True,
     ) -> None:
         self.state = State.PENDING
         self.generation = 0
-        self.members: tuple[Member, ...] = ()
-        self.committed: ChunkReport | None = None
-        self._num_workers = num_workers
+        self.membership = Membership(*num_workers)
+        self.pipeline = Pipeline(checkpoint)
         self._num_steps = num_steps
         self._hang_timeout = hang_timeout_seconds
-        self._checkpoint = checkpoint
+        self._keeps_processes = keeps_processes
+        self._budget = FailureBudget()
+        self._reason = "the run began" if checkpoint is None else "the run was resumed"
         self._chunk_length = 1
         # Replies to the order that is out, by rank; None when no order is out.
         self._replies: dict[int, object] | None = None
-        # Agreed chunks whose arrays are not on disk yet, oldest first.
-        self._agreed: list[ChunkReport] = []
+        # The worker whose arrays are fetched.
+        self._collector = 0
         self._last_step = 0
-        self._failures: list[m.Failure] = []
-        self._failed_in = State.PENDING
+        self._triage = Triage()
+        self._steps_lost = 0
         self._began = 0.0
         self._last_heard = 0.0
         self._deadline = 0.0
+        # When the generation is formed even if more workers could come.
+        self._gather_until: float | None = None
+        self._pace = Pace()
         self._stop_reason = ""
         self._stopped_in = State.PENDING
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """The workers of the present generation by rank."""
+        return self.membership.members
+
+    @property
+    def committed(self) -> ChunkReport | None:
+        """The last chunk on disk, if one was written."""
+        return self.pipeline.committed
 
     @property
     def has_ended(self) -> bool:
@@ -87,7 +126,7 @@ class Controller:
         list of Action
             Empty when there is nothing to do.
         """
-        if self.has_ended or (isinstance(event, m.FromWorkers) and event.generation != self.generation):
+        if self.has_ended or (isinstance(event, m.OfGeneration) and event.generation != self.generation):
             return []
         match event:
             case m.RunRequested():
@@ -98,9 +137,16 @@ class Controller:
                 return self._tick(now)
             case m.CapacityMissing():
                 missing = self.state is State.ACQUIRING
-                return self._end(State.FAILED, CapacityError(event.message), now) if missing else []
-            case m.WorkersReady():
-                return self._workers_ready(event, now)
+                error = CapacityError(verdicts.with_kept(event.message, self.committed))
+                return self._end(State.FAILED, error, now) if missing else []
+            case m.WorkerUp():
+                self.membership.add(event.candidate)
+                return self._gather(now)
+            case m.WorkerGone():
+                return self._worker_gone(event, now)
+            case m.WorkersLeaving():
+                self.membership.leave(event.workers)
+                return [m.Acquire()] if self.state is not State.PENDING else []
             case m.Replied():
                 return self._replied(event, now)
             case m.ArraysReady():
@@ -114,15 +160,33 @@ class Controller:
 
     def _begin(self, now: float) -> list[m.Action]:
         self._began = now
+        self._pace.pause(now)
         self.state = State.ACQUIRING
-        return [self._tell_stage("starting workers", now), m.Acquire(self.generation)]
+        return [self._tell_stage("starting workers", now), m.Acquire()]
 
-    def _workers_ready(self, event: m.WorkersReady, now: float) -> list[m.Action]:
-        if self.state is not State.ACQUIRING:
+    def _gather(self, now: float) -> list[m.Action]:
+        """Form a generation once all workers are there, or enough of them and the others late."""
+        if self.state is not State.ACQUIRING or not self.membership.is_enough:
             return []
-        self.members = event.members
-        started = m.Tell(WorkersStarted(generation=self.generation, members=event.members))
-        return [started, *self._order(State.FORMING, m.Form(self.generation), now, "connecting")]
+        if self._gather_until is None:
+            self._gather_until = now + policies.GATHERING_SECONDS
+        if not self.membership.is_full and now < self._gather_until:
+            return []
+        members = self.membership.form()
+        self._collector = 0
+        self._pace.form(now)
+        started = m.Tell(WorkersStarted(generation=self.generation, members=members, reason=self._reason))
+        return [started, *self._order(State.MEETING, m.Meet(self.generation, members), now, "connecting")]
+
+    def _worker_gone(self, event: m.WorkerGone, now: float) -> list[m.Action]:
+        self.membership.remove([event.worker])
+        if self.state is not State.ACQUIRING:
+            # One that was to join later; the others can do without it.
+            return [m.Release((event.worker,))]
+        self._triage.begin(self.state, now)
+        if not self._budget.allows(event.failure):
+            return self._end(State.FAILED, self._error(event.failure, [event.failure]), now)
+        return [m.Release((event.worker,)), m.Acquire()]
 
     def _replied(self, event: m.Replied, now: float) -> list[m.Action]:
         if self._replies is None:
@@ -131,16 +195,19 @@ class Controller:
         self._replies[event.rank] = event.value
         if self.state is State.TRIAGE:
             return self._conclude_if_clear(now)
-        if self.state is State.STOPPING or len(self._replies) < self._num_workers:
+        if self.state is State.STOPPING or len(self._replies) < len(self.members):
             return []
         replies, self._replies = self._replies, None
         match self.state:
+            case State.MEETING:
+                return self._order(State.FORMING, m.Form(self.generation), now)
             case State.FORMING:
                 return self._order(State.LOADING, m.Load(self.generation), now, "loading")
             case State.LOADING:
                 return self._order(State.COMPILING, m.Compile(self.generation), now, "compiling")
             case State.COMPILING:
-                return self._order(State.STARTING, m.Start(self.generation, self._checkpoint), now, "starting")
+                order = m.Start(self.generation, self.pipeline.checkpoint)
+                return self._order(State.STARTING, order, now, "starting")
             case _:
                 reports = [value for _, value in sorted(replies.items()) if isinstance(value, ChunkReport)]
                 return self._chunk_reported(reports, now)
@@ -157,52 +224,189 @@ class Controller:
     def _chunk_reported(self, reports: Sequence[ChunkReport], now: float) -> list[m.Action]:
         odd = policies.odd_ranks({report.rank: report.digest for report in reports})
         if odd:
-            return self._end(State.FAILED, verdicts.drift(odd, reports[0], self.members, self.committed), now)
+            return self._drifted(odd, reports[0], now)
         report = reports[0]
         self._last_step = report.step
         if self.state is State.STARTING:
             # The start holds no draws, so there is nothing to fetch or write.
-            return [self._tell_stage("sampling", now), *self._advance(now)]
+            return [*self._sampling_began(now), *self._advance(now)]
+        self._pace.note(reports)
         self._chunk_length = policies.next_chunk_length(self._chunk_length, reports)
-        self._agreed.append(report)
-        return [m.Collect(self.generation, 0), *self._advance(now)]
+        self.pipeline.agree(report)
+        return [m.Collect(self.generation, self._collector, report.chunk), *self._advance(now)]
+
+    def _sampling_began(self, now: float) -> list[m.Action]:
+        standstill, repeated = self._pace.resume(now), self._steps_lost
+        self._steps_lost = 0
+        stage = self._tell_stage("sampling", now)
+        if self.generation == 0:
+            return [stage]
+        resumed = SamplingResumed(generation=self.generation, standstill_seconds=standstill, steps_repeated=repeated)
+        return [m.Tell(resumed), stage]
 
     def _advance(self, now: float) -> list[m.Action]:
-        """Order the next chunk, wait for the disk, or end, as the steps done so far demand."""
+        """Order the next chunk, wait for the disk, let workers join or leave, or end, as things stand."""
         self.state = State.RUNNING
         if self._last_step >= self._num_steps:
-            if not self._agreed:
+            if not self.pipeline:
                 return self._end(State.DONE, None, now)
             self.state = State.SAVING
             self._last_heard = now
             return [self._tell_stage("saving", now)]
-        if len(self._agreed) > 1:
+        if self._shall_regroup(now):
+            self.state = State.REGROUPING
+            self._last_heard = now
+            return self._regroup(now) if not self.pipeline else []
+        if len(self.pipeline) > 1:
             # The disk is slower than the workers; they wait, or chunks would pile up in memory.
             return []
         return self._order(State.RUNNING, m.Advance(self.generation, self._chunk_length), now)
 
     def _arrays_ready(self, event: m.ArraysReady, now: float) -> list[m.Action]:
-        report = next((report for report in self._agreed if report.chunk == event.arrays.chunk), None)
+        report = self.pipeline.arrive(event.arrays)
         self._last_heard = now
         return [] if report is None else [m.Commit(report, event.arrays)]
 
     def _chunk_committed(self, event: m.Committed, now: float) -> list[m.Action]:
-        done = [report for report in self._agreed if report.chunk == event.chunk]
-        if not done:
+        report = self.pipeline.commit(event.chunk)
+        if report is None:
             return []
-        self.committed = done[0]
-        self._agreed.remove(done[0])
-        tell = m.Tell(ChunkCommitted(report=done[0], num_steps=self._num_steps, seconds=now - self._began))
+        self._budget.progress()
+        tell = m.Tell(ChunkCommitted(report=report, num_steps=self._num_steps, seconds=now - self._began))
         match self.state:
             case State.RUNNING if self._replies is None:
                 return [tell, *self._advance(now)]
-            case State.SAVING if not self._agreed:
+            case State.REGROUPING if not self.pipeline:
+                return [tell, *self._regroup(now)]
+            case State.SAVING if not self.pipeline:
                 return [tell, *self._end(State.DONE, None, now)]
             case State.TRIAGE:
                 return [tell, *self._conclude_if_clear(now)]
-            case State.STOPPING if not self._agreed:
+            case State.STOPPING if not self.pipeline:
                 return [tell, *self._cancel(now)]
         return [tell]
+
+    # Other workers ----------------------------------------------------------------------------------------------------
+
+    def _shall_regroup(self, now: float) -> bool:
+        if not self.membership.is_enough:
+            return False
+        if self.membership.leaving_members:
+            return True
+        steps_left = self._num_steps - self._last_step
+        return self._pace.growth_pays(len(self.members), self.membership.size_if_formed, steps_left, now)
+
+    def _regroup(self, now: float) -> list[m.Action]:
+        """Let members leave that will be gone soon, and newcomers join; nothing is computed twice."""
+        leaving = self.membership.leaving_members
+        reason = "workers leave before their nodes do" if leaving else "more workers have come"
+        self._pace.pause(now)
+        return self._next_generation(leaving, reason, now)
+
+    def _recover(self, cause: m.Failure, failures: Sequence[m.Failure], error: Exception, now: float) -> list[m.Action]:
+        """Go on from the last chunk on disk, without those that are lost."""
+        told = WorkersLost(
+            generation=self.generation,
+            cause=verdicts.in_words(cause, self.members, self._triage.failed_in),
+            rank=getattr(error, "rank", cause.rank),
+            node=getattr(error, "node", None),
+            seconds=now - self._began,
+        )
+        in_flight = self._chunk_length if self._triage.failed_in is State.RUNNING else 0
+        reached = min(self._num_steps, self._last_step + in_flight)
+        self._steps_lost = max(self._steps_lost, reached - self.pipeline.committed_step)
+        self.pipeline.drop()
+        lost = self.membership.workers_of(lost_ranks(failures))
+        return [m.Tell(told), *self._next_generation(lost, told.cause, now)]
+
+    def _next_generation(self, without: Sequence[int], reason: str, now: float) -> list[m.Action]:
+        if not self._keeps_processes:
+            without = tuple(member.worker for member in self.members)
+        self.membership.remove(without)
+        self.generation += 1
+        self.state = State.ACQUIRING
+        self._reason = reason
+        self._replies = None
+        self._triage = Triage()
+        # Those that are left do not wait for more than they need.
+        self._gather_until = now
+        stage = [] if self.membership.is_enough else [self._tell_stage("starting workers", now)]
+        return [*stage, m.Release(tuple(without)), m.Acquire(), *self._gather(now)]
+
+    # Failures ---------------------------------------------------------------------------------------------------------
+
+    def _worker_failed(self, failure: m.Failure, now: float) -> list[m.Action]:
+        if self.state in (State.PENDING, State.ACQUIRING):
+            return []
+        self._triage.failures.append(failure)
+        self._pace.pause(now)
+        salvage = self._collect_elsewhere(failure)
+        if self.state is State.STOPPING:
+            return salvage if self._can_still_save() else self._cancel(now)
+        if self.state is not State.TRIAGE:
+            self._triage.begin(self.state, now)
+            self.state = State.TRIAGE
+        return [*salvage, *self._conclude_if_clear(now)]
+
+    def _collect_elsewhere(self, failure: m.Failure) -> list[m.Action]:
+        """Ask another worker for the arrays of agreed chunks if the one that was asked is lost; all hold the same."""
+        others = sorted(set(range(len(self.members))) - self._triage.lost)
+        if self._collector not in self._triage.lost or failure.rank != self._collector or not others:
+            return []
+        self._collector = others[0]
+        return [m.Collect(self.generation, self._collector, chunk) for chunk in self.pipeline.to_collect]
+
+    def _can_still_save(self) -> bool:
+        return bool(self.pipeline) and self._collector not in self._triage.lost
+
+    def _conclude_if_clear(self, now: float) -> list[m.Action]:
+        """End the triage early when no later message could change its outcome."""
+        is_clear = self._triage.is_clear(self._replies or (), len(self.members))
+        return self._conclude(now) if is_clear and not self._can_still_save() else []
+
+    def _conclude(self, now: float) -> list[m.Action]:
+        failures = self._triage.with_silent(self._owing(), now - self._last_heard)
+        cause = policies.root_cause(failures)
+        error = self._error(cause, failures)
+        if not self._budget.allows(cause):
+            return self._end(State.FAILED, error, now)
+        return self._recover(cause, failures, error, now)
+
+    def _drifted(self, odd: Sequence[int], report: ChunkReport, now: float) -> list[m.Action]:
+        facts = self.membership.facts_that_differ(odd)
+        error = verdicts.drift(odd, report, self.members, self.committed, facts)
+        cause = m.Failure(rank=odd[0], kind=m.FailureKind.DRIFT, summary=str(error).split(". ")[0], error=error)
+        self._pace.pause(now)
+        if not self._budget.allows(cause):
+            return self._end(State.FAILED, error, now)
+        return self._recover(cause, [cause], error, now)
+
+    def _error(self, cause: m.Failure, failures: Sequence[m.Failure]) -> Exception:
+        num_workers = len(self.members) or self.membership.most
+        return verdicts.failure(cause, failures, self.members, num_workers, self._triage.failed_in, self.committed)
+
+    def _owing(self) -> set[int]:
+        """Return the ranks that have an answer to give."""
+        if self._triage.failed_in in (State.SAVING, State.REGROUPING):
+            return {self._collector}
+        return set(range(len(self.members))) - set(self._replies or ())
+
+    def _tick(self, now: float) -> list[m.Action]:
+        match self.state:
+            case State.TRIAGE:
+                return self._conclude(now) if self._triage.is_over(now) else []
+            case State.STOPPING:
+                return self._cancel(now) if now >= self._deadline else []
+            case State.ACQUIRING:
+                return self._gather(now)
+            case State.PENDING:
+                return []
+        patience = self._hang_timeout * (_SETUP_PATIENCE if self.state in _SETUP else 1.0)
+        if now - self._last_heard < patience:
+            return []
+        self._pace.pause(now)
+        self._triage.begin(self.state, now)
+        return self._conclude(now)
 
     # Towards the end --------------------------------------------------------------------------------------------------
 
@@ -215,59 +419,12 @@ class Controller:
         self._deadline = now + policies.SAVING_SECONDS
         return []
 
-    def _worker_failed(self, failure: m.Failure, now: float) -> list[m.Action]:
-        self._failures.append(failure)
-        if self.state is State.STOPPING:
-            return [] if self._can_still_save() else self._cancel(now)
-        if self.state is not State.TRIAGE:
-            self._failed_in = self.state
-            self.state = State.TRIAGE
-            self._deadline = now + policies.TRIAGE_SECONDS
-        return self._conclude_if_clear(now)
-
-    def _tick(self, now: float) -> list[m.Action]:
-        match self.state:
-            case State.TRIAGE:
-                return self._conclude(now) if now >= self._deadline else []
-            case State.STOPPING:
-                return self._cancel(now) if now >= self._deadline else []
-            case State.PENDING | State.ACQUIRING:
-                return []
-        patience = self._hang_timeout * (_SETUP_PATIENCE if self.state in _SETUP else 1.0)
-        if now - self._last_heard < patience:
-            return []
-        self._failed_in = self.state
-        return self._conclude(now)
-
-    def _can_still_save(self) -> bool:
-        return bool(self._agreed) and all(failure.rank != 0 for failure in self._failures)
-
-    def _conclude_if_clear(self, now: float) -> list[m.Action]:
-        """End the triage early when no later message could change its outcome."""
-        heard_of = {failure.rank for failure in self._failures} | set(self._replies or ())
-        clear = any(map(policies.is_decisive, self._failures)) or len(heard_of) == self._num_workers
-        return self._conclude(now) if clear and not self._can_still_save() else []
-
-    def _conclude(self, now: float) -> list[m.Action]:
-        failures = [*self._failures, *self._silent_workers(now)]
-        cause = policies.root_cause(failures)
-        error = verdicts.failure(cause, failures, self.members, self._num_workers, self._failed_in, self.committed)
-        return self._end(State.FAILED, error, now)
-
-    def _silent_workers(self, now: float) -> list[m.Failure]:
-        """Return a failure for each worker that owes a reply and has not been heard of."""
-        owing = {0} if self._failed_in is State.SAVING else set(range(self._num_workers)) - set(self._replies or ())
-        summary = f"no answer for {now - self._last_heard:.0f} s"
-        silent = sorted(owing - {failure.rank for failure in self._failures})
-        return [m.Failure(rank=rank, kind=m.FailureKind.SILENT, summary=summary) for rank in silent]
-
     def _cancel(self, now: float) -> list[m.Action]:
-        reached = self.committed.step if self.committed else 0
         return self._end(
             State.CANCELLED,
             Interrupted(
                 f"The run was stopped by {self._stop_reason} while it was {self._stopped_in.value}; "
-                f"{reached} of {self._num_steps} steps are committed and kept."
+                f"{self.pipeline.committed_step} of {self._num_steps} steps are committed and kept."
             ),
             now,
         )

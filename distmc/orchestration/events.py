@@ -17,6 +17,8 @@ class Member:
     ----------
     rank : int
         Its place in the generation.
+    worker : int
+        Its number, which stays the same over generations.
     node : str
         Address of its node.
     pid : int
@@ -24,6 +26,7 @@ class Member:
     """
 
     rank: int
+    worker: int
     node: str
     pid: int
 
@@ -54,10 +57,57 @@ class WorkersStarted:
         Number of the generation.
     members : tuple of Member
         The workers by rank.
+    reason : str
+        Why this generation was formed, in words.
     """
 
     generation: int
     members: tuple[Member, ...]
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkersLost:
+    """A generation came to its end by a failure, and the run goes on with another.
+
+    Attributes
+    ----------
+    generation : int
+        The one that failed.
+    cause : str
+        The root cause in words.
+    rank : int or None
+        The worker that failed first, where that is known.
+    node : str or None
+        Its node.
+    seconds : float
+        Since the run began.
+    """
+
+    generation: int
+    cause: str
+    rank: int | None
+    node: str | None
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingResumed:
+    """A generation after the first has taken up the sampling.
+
+    Attributes
+    ----------
+    generation : int
+        Number of the generation.
+    standstill_seconds : float
+        From the end of the work before to now.
+    steps_repeated : int
+        Most steps that have to be made again.
+    """
+
+    generation: int
+    standstill_seconds: float
+    steps_repeated: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,5 +145,5 @@ class RunEnded:
     seconds: float
 
 
-RunEvent: TypeAlias = StageBegan | WorkersStarted | ChunkCommitted | RunEnded
+RunEvent: TypeAlias = StageBegan | WorkersStarted | WorkersLost | SamplingResumed | ChunkCommitted | RunEnded
 OnEvent: TypeAlias = Callable[[RunEvent], None]

@@ -27,8 +27,11 @@ class HostedWorker(Protocol):
     def advance(self, num_steps: int) -> ChunkReport:
         """Make at most `num_steps` steps together with the other workers."""
 
-    def collect(self) -> ChunkArrays:
-        """Return the arrays of the last chunk."""
+    def collect(self, number: int) -> ChunkArrays:
+        """Return the arrays of a chunk, the last or the one before it."""
+
+    def release(self) -> None:
+        """Drop the devices and all that lies on them; chunks on the host can still be collected."""
 
 
 class BuildWorker(Protocol):
@@ -47,8 +50,11 @@ class Executor(Protocol):
     Orders are carried out in the order given. What comes of them is heard from `poll`, with the order's generation.
     """
 
-    num_workers: int
+    num_workers: tuple[int, int]
+    """Fewest and most workers."""
     hang_timeout_seconds: float
+    keeps_processes: bool
+    """Whether a worker process can serve in one generation after another."""
 
     def perform(self, order: Order) -> None:
         """Begin to carry out `order`; does not wait for it."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Self
 
 from distmc.orchestration import messages as m
 from distmc.orchestration import policies
-from distmc.orchestration.events import Member
 from distmc.orchestration.executor import BuildWorker, HostedWorker
+from distmc.orchestration.membership import Candidate
 
 if TYPE_CHECKING:
     from distmc.sampling.worker import WorkerTask
@@ -26,8 +26,9 @@ class LocalExecutor:
         Makes the worker.
     """
 
-    num_workers = 1
+    num_workers = (1, 1)
     hang_timeout_seconds = math.inf
+    keeps_processes = True
 
     def __init__(self, task: "WorkerTask", build_worker: BuildWorker) -> None:
         self._task = task
@@ -44,6 +45,10 @@ class LocalExecutor:
         if not self._orders:
             return []
         order = self._orders.popleft()
+        if isinstance(order, m.Acquire):
+            return [m.WorkerUp(Candidate(worker=0, node="this machine", pid=os.getpid()))]
+        if isinstance(order, m.Release):
+            return []
         try:
             return [self._carry_out(order)]
         except Exception as error:
@@ -61,12 +66,12 @@ class LocalExecutor:
         self._worker = None
         self._orders.clear()
 
-    def _carry_out(self, order: m.Order) -> m.Event:
+    def _carry_out(self, order: m.ToGeneration) -> m.Event:
         generation = order.generation
         match order:
-            case m.Acquire():
-                alone = Member(rank=0, node="this machine", pid=os.getpid())
-                return m.WorkersReady(generation=generation, members=(alone,))
+            case m.Meet():
+                self._worker = None
+                return m.Replied(generation=generation, rank=0)
             case m.Form():
                 # Alone in the run, this process has nobody to connect to.
                 return m.Replied(generation=generation, rank=0)
@@ -81,7 +86,7 @@ class LocalExecutor:
             case m.Advance():
                 return m.Replied(generation=generation, rank=0, value=self._loaded().advance(order.num_steps))
             case m.Collect():
-                return m.ArraysReady(generation=generation, arrays=self._loaded().collect())
+                return m.ArraysReady(generation=generation, arrays=self._loaded().collect(order.chunk))
 
     def _loaded(self) -> HostedWorker:
         if self._worker is None:

@@ -8,6 +8,7 @@ import enum
 from typing import TypeAlias
 
 from distmc.orchestration.events import Member, RunEvent
+from distmc.orchestration.membership import Candidate
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport
 from distmc.types import Checkpoint
 
@@ -17,6 +18,7 @@ class FailureKind(enum.Enum):
 
     INPUT = "its input cannot be used"
     APPLICATION = "raised an exception"
+    DRIFT = "differs from the others"
     DEAD = "died"
     SILENT = "fell silent"
     COLLECTIVE = "lost contact with another worker"
@@ -38,6 +40,8 @@ class Failure:
         Traceback in the worker as text, or nothing.
     error : Exception or None
         The exception itself, where it may be raised again or named as the cause.
+    is_preemption : bool
+        Whether the worker's node was taken away on purpose.
     """
 
     rank: int
@@ -45,6 +49,7 @@ class Failure:
     summary: str
     traceback: str = ""
     error: Exception | None = None
+    is_preemption: bool = False
 
 
 # Events ---------------------------------------------------------------------------------------------------------------
@@ -74,12 +79,26 @@ class CapacityMissing:
     message: str
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WorkersReady:
-    """All workers of the generation are up; `members` are in the order of their ranks."""
+@dataclasses.dataclass(frozen=True)
+class WorkerUp:
+    """A worker process is up and waits for a place."""
 
-    generation: int
-    members: tuple[Member, ...]
+    candidate: Candidate
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerGone:
+    """A worker process without a place in the generation is gone, or never came up."""
+
+    worker: int
+    failure: Failure
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkersLeaving:
+    """The nodes of these worker processes will be taken away soon."""
+
+    workers: frozenset[int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,8 +133,9 @@ class Committed:
     chunk: int
 
 
-FromWorkers: TypeAlias = WorkersReady | Replied | ArraysReady | WorkerFailed
-Event: TypeAlias = RunRequested | StopRequested | Tick | CapacityMissing | FromWorkers | Committed
+OfGeneration: TypeAlias = Replied | ArraysReady | WorkerFailed
+OfProcesses: TypeAlias = WorkerUp | WorkerGone | WorkersLeaving
+Event: TypeAlias = RunRequested | StopRequested | Tick | CapacityMissing | OfProcesses | OfGeneration | Committed
 
 
 # Actions --------------------------------------------------------------------------------------------------------------
@@ -123,9 +143,22 @@ Event: TypeAlias = RunRequested | StopRequested | Tick | CapacityMissing | FromW
 
 @dataclasses.dataclass(frozen=True)
 class Acquire:
-    """Find room for the workers and start them."""
+    """Find room for as many workers as the run can use, and start those that are missing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """Let go of these worker processes, whatever they are doing."""
+
+    workers: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Meet:
+    """Give the workers their ranks and let them part from their former generation; shows that all are alive."""
 
     generation: int
+    members: tuple[Member, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,10 +200,11 @@ class Advance:
 
 @dataclasses.dataclass(frozen=True)
 class Collect:
-    """Fetch the arrays of the latest chunk from one worker; ordered before the next `Advance`."""
+    """Fetch the arrays of a chunk, one of the latest two, from one worker; ordered before the next `Advance`."""
 
     generation: int
     rank: int
+    chunk: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,5 +229,6 @@ class Finish:
     error: Exception | None
 
 
-Order: TypeAlias = Acquire | Form | Load | Compile | Start | Advance | Collect
+ToGeneration: TypeAlias = Meet | Form | Load | Compile | Start | Advance | Collect
+Order: TypeAlias = Acquire | Release | ToGeneration
 Action: TypeAlias = Order | Commit | Tell | Finish

@@ -13,8 +13,9 @@ from distmc.sampling.reports import ChunkReport
 CHUNK_SECONDS = 1.0
 MAX_CHUNK_STEPS = 1000
 MAX_GROWTH = 2
-TRIAGE_SECONDS = 2.0
-SAVING_SECONDS = 5.0
+GATHERING_SECONDS = 5.0
+# `ray job stop` allows three seconds.
+SAVING_SECONDS = 2.0
 
 # XLA reports a lost peer as a plain ValueError, so its text has to tell. The status codes in front catch wordings
 # that are not listed: taking an error for collateral only costs the triage time, the reverse blames an innocent.
@@ -102,11 +103,6 @@ def root_cause(failures: Sequence[Failure]) -> Failure:
     anything else is known. Among equals the one heard of first counts.
     """
     return min(failures, key=lambda failure: _RANKING.index(failure.kind))
-
-
-def is_decisive(failure: Failure) -> bool:
-    """Say whether nothing that may still be heard could explain this failure."""
-    return failure.kind in (FailureKind.INPUT, FailureKind.APPLICATION, FailureKind.DEAD)
 
 
 def portable(failure: Failure) -> Failure:

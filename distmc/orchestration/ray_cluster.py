@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
+from ray._private.state import state as global_state
 from ray.experimental.internal_kv import _internal_kv_get
 
 from distmc.errors import CapacityError, SpecError
@@ -144,7 +145,7 @@ def room(on: Ray, nodes: Sequence[Mapping[str, float]]) -> int:
 def require_room(on: Ray, nodes: Sequence[Mapping[str, float]]) -> None:
     """Raise `CapacityError` if the workers do not fit on nodes with these resources."""
     fitting = room(on, nodes)
-    if fitting < on.num_workers:
+    if fitting < on.fewest_workers:
         raise CapacityError(too_small(on, nodes, fitting))
 
 
@@ -184,27 +185,32 @@ def is_fixed() -> bool:
     return bool(types) and all(kind == f"node_{number}" for number, kind in types.items())
 
 
-def too_late(on: Ray, num_starting: int) -> str:
+def draining_nodes() -> frozenset[str]:
+    """Return Ray's names of the nodes that are about to be taken away."""
+    return frozenset(global_state.get_draining_nodes())
+
+
+def too_late(on: Ray, num_up: int) -> str:
     """Say that the workers were not up in time.
 
     Parameters
     ----------
     on : Ray
         What was asked for.
-    num_starting : int
-        Workers that were placed but had not answered.
+    num_up : int
+        Workers that have answered.
     """
     limit = f"{on.start_timeout_seconds:g} s (`start_timeout_seconds`)"
-    if num_starting:
-        return (
-            f"{num_starting} of {on.num_workers} workers were placed but did not start within {limit}; look at the "
-            "logs of Ray on their nodes, or allow more time where images or packages have to be loaded first."
-        )
     nodes = node_resources()
     fitting = room(on, nodes)
-    if fitting < on.num_workers:
+    if fitting < on.fewest_workers:
         return f"{too_small(on, nodes, fitting)} It did not grow within {limit}."
     free = ray.available_resources()
+    if all(free.get(name, 0.0) >= amount for name, amount in bundle(on).items()) or num_up:
+        return (
+            f"Only {num_up} of {on.fewest_workers} workers did start within {limit}; look at the logs of Ray on the "
+            "nodes, or allow more time where images or packages have to be loaded first."
+        )
     have = _resources({name: free.get(name, 0.0) for name in bundle(on)})
     return (
         f"`num_workers={on.num_workers}` with {_resources(bundle(on))} each could not be placed within {limit}: other "

@@ -1,6 +1,8 @@
 """The Ray actor that hosts one worker."""
 
+import dataclasses
 import os
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -8,6 +10,7 @@ import ray
 
 from distmc.orchestration import policies
 from distmc.orchestration.executor import BuildWorker, HostedWorker
+from distmc.orchestration.facts import machine_facts
 from distmc.orchestration.messages import Failure
 from distmc.parallel import processes
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport
@@ -17,6 +20,29 @@ if TYPE_CHECKING:
     from distmc.sampling.worker import WorkerTask
 
 Reply = TypeVar("Reply")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Introduction:
+    """What an actor says of itself when it is up.
+
+    Attributes
+    ----------
+    node, node_id : str
+        Address of its node, and Ray's name for it.
+    devices : list of str
+        GPUs given to it.
+    pid : int
+        Number of its process.
+    facts : dict of str
+        What may decide the last bits.
+    """
+
+    node: str
+    node_id: str
+    devices: list[str]
+    pid: int
+    facts: dict[str, str]
 
 
 class WorkerActor:
@@ -32,25 +58,38 @@ class WorkerActor:
         self._uses_gpu = False
         self._worker: HostedWorker | None = None
 
-    def introduce(self) -> tuple[str, list[str], int]:
-        """Return the address of this node, the GPUs given to this actor, and the number of this process."""
-        gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-        return ray.util.get_node_ip_address(), gpus, os.getpid()
+    def introduce(self) -> Introduction:
+        """Say where this actor lives; whatever takes long to import has been imported by then."""
+        import distmc.sampling.worker  # noqa: F401 - so that a worker that joins a run keeps nobody waiting
 
-    def form(
-        self, generation: int, *, rank: int, num_workers: int, coordinator: str, local_rank: int, num_local: int,
-        num_cpus: int, uses_gpu: bool,
-    ) -> Failure | None:  # fmt: skip
-        """Become worker `rank` of `generation` and connect to the others."""
+        context = ray.get_runtime_context()
+        return Introduction(
+            node=ray.util.get_node_ip_address(),
+            node_id=context.get_node_id(),
+            devices=context.get_accelerator_ids().get("GPU", []),
+            pid=os.getpid(),
+            facts=machine_facts(),
+        )
+
+    def meet(self, generation: int, rank: int, num_workers: int) -> Failure | None:
+        """Become worker `rank` of `generation`, and part from the generation before."""
         self._generation = generation
         self._rank = rank
         self._num_workers = num_workers
+        return self._attempt(generation, self._part)
+
+    def form(
+        self, generation: int, *, coordinator: str, local_rank: int, num_local: int, num_cpus: int, uses_gpu: bool
+    ) -> Failure | None:
+        """Connect to the other workers of `generation`."""
         self._uses_gpu = uses_gpu
 
         def connect() -> None:
+            # A chunk of the former generation may have been collected since, which starts the devices.
+            self._part()
             if not uses_gpu:
                 processes.pin_to_cores(local_rank, num_local, num_cpus)
-            processes.join(coordinator, num_workers, rank, ray.util.get_node_ip_address())
+            processes.join(coordinator, self._num_workers, self._rank, ray.util.get_node_ip_address())
 
         return self._attempt(generation, connect, with_others=True)
 
@@ -87,9 +126,9 @@ class WorkerActor:
         """Make at most `num_steps` steps."""
         return self._attempt(generation, lambda: self._loaded().advance(num_steps), with_others=True)
 
-    def collect(self, generation: int) -> ChunkArrays | Failure:
-        """Return the arrays of the last chunk."""
-        return self._attempt(generation, lambda: self._loaded().collect())
+    def collect(self, generation: int, chunk: int) -> ChunkArrays | Failure:
+        """Return the arrays of a chunk."""
+        return self._attempt(generation, lambda: self._loaded().collect(chunk))
 
     def _attempt(self, generation: int, do: Callable[[], Reply], *, with_others: bool = False) -> Reply | Failure:
         try:
@@ -97,8 +136,20 @@ class WorkerActor:
                 raise RuntimeError(f"An order of generation {generation} reached generation {self._generation}.")
             return do()
         except Exception as error:
-            failure = policies.describe_exception(error, self._rank, uses_collectives=with_others)
-            return policies.portable(failure)
+            failure = policies.portable(policies.describe_exception(error, self._rank, uses_collectives=with_others))
+            # What its frames hold would keep the connections open.
+            traceback.clear_frames(error.__traceback__)
+        if with_others:
+            # The others may be waiting for this worker, and would for ever.
+            self._part()
+        return failure
+
+    def _part(self) -> None:
+        """Leave the devices, and with them the group of processes; chunks on the host stay."""
+        if self._worker is not None:
+            self._worker.release()
+        if not self._uses_gpu:
+            processes.leave()
 
     def _loaded(self) -> HostedWorker:
         if self._worker is None:

@@ -72,6 +72,7 @@ def run(
         with StopSignals() as stop, _executor(task, on, build_worker) as executor:
             controller = Controller(
                 num_workers=executor.num_workers,
+                keeps_processes=executor.keeps_processes,
                 num_steps=spec.num_steps,
                 hang_timeout_seconds=executor.hang_timeout_seconds,
                 checkpoint=checkpoint,

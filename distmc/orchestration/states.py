@@ -8,11 +8,13 @@ class State(enum.Enum):
 
     PENDING = "pending"
     ACQUIRING = "starting workers"
+    MEETING = "calling the workers together"
     FORMING = "connecting workers"
     LOADING = "loading data"
     COMPILING = "compiling"
     STARTING = "evaluating the starting positions"
     RUNNING = "sampling"
+    REGROUPING = "letting workers join or leave"
     SAVING = "saving the last draws"
     TRIAGE = "finding the cause of a failure"
     STOPPING = "stopping"

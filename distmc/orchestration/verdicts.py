@@ -74,8 +74,23 @@ def failure(
     return error
 
 
+def in_words(cause: Failure, members: Sequence[Member], failed_in: State) -> str:
+    """Say in one sentence what a run went on after, for its log."""
+    who = _name(cause.rank, members, len(members))
+    return f"{who} {cause.kind.value} while the run was {failed_in.value}: {cause.summary}"
+
+
+def with_kept(message: str, committed: ChunkReport | None) -> str:
+    """Add to `message` what is on disk, if anything is."""
+    return message if committed is None else f"{message} {_kept(committed)}"
+
+
 def drift(
-    odd: Sequence[int], report: ChunkReport, members: Sequence[Member], committed: ChunkReport | None
+    odd: Sequence[int],
+    report: ChunkReport,
+    members: Sequence[Member],
+    committed: ChunkReport | None,
+    differences: Sequence[str] = (),
 ) -> DriftError:
     """Make the error for replicas that differ.
 
@@ -89,6 +104,8 @@ def drift(
         The workers by rank.
     committed : ChunkReport or None
         The last chunk on disk.
+    differences : sequence of str
+        Facts about these workers' machines that differ from those of the others, in words.
     """
     is_known = len(odd) < len(members)
     if not is_known:
@@ -96,9 +113,10 @@ def drift(
     else:
         who = f"Worker {', '.join(f'{rank} (node {_node(rank, members)})' for rank in odd)} differs from the others"
     nodes = ", ".join(sorted({member.node for member in members}))
+    found = f"They differ in: {'; '.join(differences)}." if differences else "Nothing known of their machines differs."
     return DriftError(
         f"{who}: the state that every worker holds a copy of is no longer the same to the bit after step "
-        f"{report.step} (chunk {report.chunk}). {_kept(committed)} The usual reasons are nodes with different "
+        f"{report.step} (chunk {report.chunk}). {_kept(committed)} {found} The usual reasons are nodes with different "
         f"processors, GPUs or library versions, and faulty memory; use nodes of one kind. Nodes of this run: {nodes}.",
         rank=odd[0] if is_known else None,
         node=_node(odd[0], members) if is_known else None,

@@ -348,6 +348,8 @@ def cores_for(local_rank: int, num_local: int, num_cpus: int, available: Collect
 def pin_to_cores(local_rank: int, num_local: int, num_cpus: int) -> tuple[int, ...]:
     """Keep the calling thread, and all threads it will start, on cores of their own.
 
+    May be called again for another place on the node: what counts is the cores that the process was given at first.
+
     Parameters
     ----------
     local_rank, num_local, num_cpus : int
@@ -356,11 +358,17 @@ def pin_to_cores(local_rank: int, num_local: int, num_cpus: int) -> tuple[int, .
     Returns
     -------
     tuple of int
-        The cores; empty where nothing was changed, as on systems that cannot pin.
+        The cores; empty where the choice is left to the system, as on those that cannot pin.
     """
     if not hasattr(os, "sched_setaffinity"):
         return ()
-    cores = cores_for(local_rank, num_local, num_cpus, os.sched_getaffinity(0))
-    if cores:
-        os.sched_setaffinity(0, cores)
+    given = _given_cores()
+    cores = cores_for(local_rank, num_local, num_cpus, given)
+    os.sched_setaffinity(0, cores or given)
     return cores
+
+
+@functools.cache
+def _given_cores() -> frozenset[int]:
+    """Return the cores that this process had before it was first kept to some of them."""
+    return frozenset(os.sched_getaffinity(0))

@@ -4,6 +4,7 @@ A worker is driven by chunk calls. It knows its rank, its rows and the run's sta
 workers; it knows neither Ray nor files.
 """
 
+import collections
 import dataclasses
 import time
 
@@ -88,12 +89,13 @@ class Worker:
     _constants: PyTree
     _program: CompiledProgram
     _state: RunState
-    _last: _Chunk
 
     def __init__(self, task: WorkerTask, rank: int, num_workers: int) -> None:
         self._task = task
         self._rank = rank
         self._num_workers = num_workers
+        # The latest two: one may be asked for when the next is done already.
+        self._chunks: collections.deque[_Chunk] = collections.deque(maxlen=2)
 
     def load(self) -> None:
         """Pack this worker's rows on the host; uses no device.
@@ -157,7 +159,7 @@ class Worker:
         _require_finite(state)
         nothing = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape[1:]), leaf.dtype), self._program.trace)
         number = 0 if checkpoint is None else checkpoint.chunk
-        self._last = _Chunk(number, "start", int(state.step), state, nothing)
+        self._chunks.append(_Chunk(number, "start", int(state.step), state, nothing))
         return self._report(began)
 
     def advance(self, num_steps: int) -> ChunkReport:
@@ -170,7 +172,8 @@ class Worker:
             device has no room for more draws.
         """
         began = time.monotonic()
-        spec, first_step = self._task.spec, int(self._last.state.step)
+        last = self._chunks[-1]
+        spec, first_step = self._task.spec, int(last.state.step)
         phase: Phase = "warmup" if first_step < spec.num_warmup else "draws"
         end = spec.num_warmup if phase == "warmup" else spec.num_steps
         capacity = self._program.trace.logdensity.shape[0]
@@ -185,12 +188,26 @@ class Worker:
             )
             state, trace = to_host((self._state, trace))
         trace = jax.tree.map(lambda kept: kept[:num_steps], trace)
-        self._last = _Chunk(self._last.number + 1, phase, first_step, state, trace)
+        self._chunks.append(_Chunk(last.number + 1, phase, first_step, state, trace))
         return self._report(began)
 
-    def collect(self) -> ChunkArrays:
-        """Return the last chunk's draws and the state after it; any rank gives the same."""
-        last, trace = self._last, jax.tree.map(lambda kept: kept[self._is_kept()], self._last.trace)
+    def collect(self, number: int) -> ChunkArrays:
+        """Return a chunk's draws and the state after it; any rank gives the same.
+
+        Parameters
+        ----------
+        number : int
+            Of the last chunk, or of the one before it.
+
+        Raises
+        ------
+        LookupError
+            If it is another chunk.
+        """
+        last = next((chunk for chunk in self._chunks if chunk.number == number), None)
+        if last is None:
+            raise LookupError(f"Chunk {number} was asked for; kept are {[chunk.number for chunk in self._chunks]}.")
+        trace = jax.tree.map(lambda kept: kept[self._is_kept(last)], last.trace)
         shape = trace.logdensity.shape
         kept = trace.statistics | {"logdensity": trace.logdensity}
         stats = {name: _chains_first(np.broadcast_to(_by_chain(values), shape)) for name, values in kept.items()}
@@ -204,11 +221,16 @@ class Worker:
             state=to_arrays(last.state),
         )
 
-    def _is_kept(self) -> NumpyArray:
-        """Tell the last chunk's steps whose positions are kept as draws, bool (num_steps,)."""
-        last, spec = self._last, self._task.spec
-        steps_done = last.first_step + 1 + np.arange(last.trace.logdensity.shape[0])
-        if last.phase != "draws":
+    def release(self) -> None:
+        """Drop the devices and all that lies on them; chunks on the host can still be collected."""
+        for name in ("_mesh", "_shard", "_constants", "_program", "_key_data", "_state"):
+            self.__dict__.pop(name, None)
+
+    def _is_kept(self, chunk: _Chunk) -> NumpyArray:
+        """Tell the chunk's steps whose positions are kept as draws, bool (num_steps,)."""
+        spec = self._task.spec
+        steps_done = chunk.first_step + 1 + np.arange(chunk.trace.logdensity.shape[0])
+        if chunk.phase != "draws":
             return np.ones(steps_done.shape, bool)
         is_kept: NumpyArray = (steps_done - spec.num_warmup) % spec.thin == 0
         return is_kept
@@ -227,7 +249,8 @@ class Worker:
         }
 
     def _report(self, began: float) -> ChunkReport:
-        last, trace = self._last, self._last.trace
+        last = self._chunks[-1]
+        trace = last.trace
         kept = trace.statistics
         num_steps = trace.logdensity.shape[0]
         evaluations = np.max(_by_chain(kept["num_integration_steps"]), axis=1)

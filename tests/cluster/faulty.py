@@ -56,6 +56,7 @@ class FaultyWorker:
         self.chunk = 0
         self.total = 0.0
         self.steps: list[float] = []
+        self.kept: dict[int, ChunkArrays] = {}
 
     def load(self) -> None:
         if self.has("hang in load"):
@@ -79,6 +80,9 @@ class FaultyWorker:
             raise StartError("no finite start in chain 3")
         self.one_step()
         self.total = 0.0
+        if checkpoint is not None:
+            self.chunk, self.step = checkpoint.chunk, checkpoint.step
+            self.total = float(checkpoint.arrays["total"])
         return self.report("start", [], 0.0)
 
     def advance(self, num_steps: int) -> ChunkReport:
@@ -92,19 +96,24 @@ class FaultyWorker:
             self.one_step()
             self.step += 1
             self.steps.append(self.total)
-        return self.report(phase, self.steps, time.monotonic() - began)
-
-    def collect(self) -> ChunkArrays:
         draws = np.array(self.steps)[None]
-        return ChunkArrays(
+        self.kept[self.chunk] = ChunkArrays(
             chunk=self.chunk,
             phase=self.phase,
             first_step=self.first_step,
             draws={"total": draws},
             unconstrained=draws[..., None],
             stats={"logdensity": draws},
-            state={"pid": np.array(os.getpid())},
+            state={"pid": np.array(os.getpid()), "total": np.array(self.total)},
         )
+        return self.report(phase, self.steps, time.monotonic() - began)
+
+    def collect(self, number: int) -> ChunkArrays:
+        return self.kept[number]
+
+    def release(self) -> None:
+        self.__dict__.pop("local", None)
+        self.__dict__.pop("add", None)
 
     def one_step(self) -> None:
         if self.has("raise"):

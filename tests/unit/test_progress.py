@@ -1,11 +1,22 @@
 """What the progress display says, on a terminal and elsewhere."""
 
+import dataclasses
 import io
 
 import pytest
 from rich.console import Console
 
-from distmc.orchestration.events import ChunkCommitted, Member, RunEnded, RunEvent, Stage, StageBegan, WorkersStarted
+from distmc.orchestration.events import (
+    ChunkCommitted,
+    Member,
+    RunEnded,
+    RunEvent,
+    SamplingResumed,
+    Stage,
+    StageBegan,
+    WorkersLost,
+    WorkersStarted,
+)
 from distmc.progress import Tally, display
 from distmc.sampling.reports import ChunkReport, Phase
 from distmc.spec import RunSpec
@@ -78,6 +89,13 @@ def test_nothing_is_made_up_before_the_first_chunk() -> None:
     assert tally.seconds_left is None
 
 
+STARTED = WorkersStarted(
+    generation=0,
+    members=(Member(rank=0, worker=0, node="a", pid=1), Member(rank=1, worker=1, node="b", pid=2)),
+    reason="the run began",
+)
+
+
 def lines_of(*events: RunEvent) -> list[str]:
     stream = io.StringIO()
     with display(Tally(SPEC), Console(file=stream, width=60)) as on_event:
@@ -86,11 +104,29 @@ def lines_of(*events: RunEvent) -> list[str]:
     return stream.getvalue().splitlines()
 
 
+def test_workers_that_are_lost_and_come_back_are_told_of() -> None:
+    lines = lines_of(
+        STARTED,
+        stage("sampling", 0.0),
+        chunk(1, 1.0, "warmup"),
+        WorkersLost(generation=0, cause="Worker 1 of 2 died", rank=1, node="b", seconds=1.5),
+        dataclasses.replace(STARTED, generation=1),
+        SamplingResumed(generation=1, standstill_seconds=2.25, steps_repeated=4),
+        chunk(400, 90.0, "draws"),
+        RunEnded(error=None, seconds=90.0),
+    )
+    text = "\n".join(lines)
+    assert "Worker 1 of 2 died. The run goes on from step 1." in text
+    assert "generation 1: 2 workers" in text
+    assert "sampling again after 2.2 s, up to 4 steps once more" in text
+    assert "generation 1 of 2 workers" in text
+    assert lines[-1] == "400 steps of 4 chains on 2 workers in 0:01:30, 2.2 s of it lost to 1 changes of workers"
+
+
 def test_plain_lines_come_seldom_and_close_with_the_total() -> None:
-    members = (Member(rank=0, node="a", pid=1), Member(rank=1, node="b", pid=2))
     lines = lines_of(
         stage("starting workers", 0.0),
-        WorkersStarted(generation=0, members=members),
+        STARTED,
         stage("sampling", 1.0),
         *(chunk(step, 1.0 + step / 8, "warmup") for step in range(1, 101)),
         chunk(400, 17.0, "draws"),

@@ -2,17 +2,25 @@
 
 import numpy as np
 
+from distmc.errors import StartError
 from distmc.orchestration import messages as m
 from distmc.orchestration.controller import Controller
-from distmc.orchestration.events import Member
+from distmc.orchestration.events import Member, RunEnded
+from distmc.orchestration.membership import Candidate
 from distmc.orchestration.states import State
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport, Phase
 
 NUM_WORKERS = 3
 NUM_STEPS = 10
 HANG_TIMEOUT = 30.0
-MEMBERS = tuple(Member(rank=rank, node=f"10.0.0.{rank}", pid=100 + rank) for rank in range(NUM_WORKERS))
-READY = m.WorkersReady(generation=0, members=MEMBERS)
+CANDIDATES = tuple(
+    Candidate(worker=10 + rank, node=f"10.0.0.{rank}", pid=100 + rank, facts={"processor": f"kind {rank % 2}"})
+    for rank in range(NUM_WORKERS)
+)
+MEMBERS = tuple(
+    Member(rank=rank, worker=candidate.worker, node=candidate.node, pid=candidate.pid)
+    for rank, candidate in enumerate(CANDIDATES)
+)
 
 
 def report(chunk: int, step: int, rank: int = 0, digest: str = "same", phase: Phase = "draws", num_steps: int = 1,
@@ -43,49 +51,95 @@ def replied(rank: int, value: CompileReport | ChunkReport | None = None, generat
     return m.Replied(generation=generation, rank=rank, value=value)
 
 
-def ready(chunk: int) -> m.ArraysReady:
-    return m.ArraysReady(generation=0, arrays=arrays(chunk))
+def ready(chunk: int, generation: int = 0) -> m.ArraysReady:
+    return m.ArraysReady(generation=generation, arrays=arrays(chunk))
 
 
-def failed(rank: int, kind: m.FailureKind, summary: str = "words", error: Exception | None = None) -> m.WorkerFailed:
-    return m.WorkerFailed(generation=0, failure=m.Failure(rank=rank, kind=kind, summary=summary, error=error))
+def failed(
+    rank: int, kind: m.FailureKind, summary: str = "words", error: Exception | None = None, generation: int = 0,
+    is_preemption: bool = False,
+) -> m.WorkerFailed:  # fmt: skip
+    failure = m.Failure(rank=rank, kind=kind, summary=summary, error=error, is_preemption=is_preemption)
+    return m.WorkerFailed(generation=generation, failure=failure)
 
 
-def controller() -> Controller:
-    return Controller(num_workers=NUM_WORKERS, num_steps=NUM_STEPS, hang_timeout_seconds=HANG_TIMEOUT)
+def up(worker: int, node: str = "10.0.0.9", **more: object) -> m.WorkerUp:
+    return m.WorkerUp(Candidate(worker=worker, node=node, pid=100 + worker, **more))  # type: ignore[arg-type]
+
+
+def controller(fewest: int = NUM_WORKERS, most: int = NUM_WORKERS, num_steps: int = NUM_STEPS) -> Controller:
+    return Controller(num_workers=(fewest, most), num_steps=num_steps, hang_timeout_seconds=HANG_TIMEOUT)
+
+
+def finish_of(actions: list[m.Action]) -> Exception | None:
+    """Return what the run ends with."""
+    assert isinstance(actions[-1], m.Finish)
+    told = actions[-2]
+    assert isinstance(told, m.Tell)
+    assert isinstance(told.event, RunEnded)
+    assert told.event.error is actions[-1].error
+    return actions[-1].error
+
+
+def all_come(control: Controller, now: float = 0.0) -> list[m.Action]:
+    """Let all workers come up; return what the last one brings."""
+    for candidate in CANDIDATES:
+        actions = control.handle(m.WorkerUp(candidate), now)
+    return actions
 
 
 def all_reply(control: Controller, chunk: int | None = None, step: int = 0, now: float = 0.0) -> list[m.Action]:
     """Let every worker reply, with a report of `chunk` if one is given; return what the last reply brings."""
-    for rank in range(NUM_WORKERS):
+    for rank in range(len(control.members)):
         value = None if chunk is None else report(chunk, step, rank)
-        actions = control.handle(replied(rank, value), now)
+        actions = control.handle(replied(rank, value, control.generation), now)
     return actions
+
+
+def sampling(control: Controller, chunk: int = 0, step: int = 0, now: float = 0.0) -> Controller:
+    """Bring a controller from the meeting of its workers to its next chunk."""
+    assert control.state is State.MEETING
+    for _ in range(4):
+        all_reply(control, now=now)
+    all_reply(control, chunk=chunk, step=step, now=now)
+    assert control.state is State.RUNNING
+    return control
 
 
 def running(control: Controller) -> Controller:
     """Bring a fresh controller to its first chunk."""
     control.handle(m.RunRequested(), 0.0)
-    control.handle(READY, 0.0)
-    for _ in range(3):
-        all_reply(control)
-    all_reply(control, chunk=0)
-    assert control.state is State.RUNNING
-    return control
+    all_come(control)
+    return sampling(control)
+
+
+_ON_THE_WAY = [
+    State.PENDING,
+    State.ACQUIRING,
+    State.MEETING,
+    State.FORMING,
+    State.LOADING,
+    State.COMPILING,
+    State.STARTING,
+]
 
 
 def in_state(state: State) -> Controller:
     """Return a controller that has come to `state`; in the running ones a chunk is on its way to disk."""
     control = controller()
-    order = [State.PENDING, State.ACQUIRING, State.FORMING, State.LOADING, State.COMPILING, State.STARTING]
-    if state in order:
-        place = order.index(state)
+    if state in _ON_THE_WAY:
+        place = _ON_THE_WAY.index(state)
         if place > 0:
             control.handle(m.RunRequested(), 0.0)
         if place > 1:
-            control.handle(READY, 0.0)
+            all_come(control)
         for _ in range(place - 2):
             all_reply(control)
+    elif state is State.REGROUPING:
+        control = controller(fewest=2)
+        running(control)
+        control.handle(m.WorkersLeaving(frozenset({12})), 0.0)
+        all_reply(control, chunk=1, step=1)
     else:
         running(control)
         all_reply(control, chunk=1, step=NUM_STEPS if state in (State.SAVING, State.DONE) else 1)
@@ -95,10 +149,12 @@ def in_state(state: State) -> Controller:
         case State.STOPPING:
             control.handle(m.StopRequested("Ctrl-C"), 0.0)
         case State.DONE:
+            control.handle(ready(1), 0.0)
             control.handle(m.Committed(1), 0.0)
         case State.FAILED:
-            for _ in range(2):
-                control.handle(failed(0, m.FailureKind.DEAD), 0.0)
+            control.handle(ready(1), 0.0)
+            control.handle(m.Committed(1), 0.0)
+            control.handle(failed(0, m.FailureKind.INPUT, error=StartError("no start")), 0.0)
         case State.CANCELLED:
             for _ in range(2):
                 control.handle(m.StopRequested("Ctrl-C"), 0.0)

@@ -15,6 +15,7 @@ from distmc.errors import Interrupted, StartError, WorkerError
 from distmc.orchestration import messages as m
 from distmc.orchestration.controller import Controller
 from distmc.orchestration.events import ChunkCommitted, RunEnded, RunEvent, StageBegan
+from distmc.orchestration.membership import Candidate
 from distmc.orchestration.session import drive, run
 from distmc.orchestration.signals import StopSignals
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport
@@ -50,9 +51,12 @@ class FakeWorker:
         self.step += done
         return report(self.chunk, self.step, num_steps=done)
 
-    def collect(self) -> ChunkArrays:
+    def collect(self, number: int) -> ChunkArrays:
         self.do("collect")
-        return arrays(self.chunk)
+        return arrays(number)
+
+    def release(self) -> None:
+        """Hold nothing."""
 
     def do(self, what: str) -> None:
         if what == self.fails_in and self.error is not None:
@@ -166,8 +170,9 @@ def test_signal_that_was_ignored_is_ignored_again() -> None:
 class SilentExecutor:
     """Takes orders and never answers; its clock goes on by one second with every look."""
 
-    num_workers = 1
+    num_workers = (1, 1)
     hang_timeout_seconds = 5.0
+    keeps_processes = True
 
     def __init__(self) -> None:
         self.orders: list[m.Order] = []
@@ -193,10 +198,10 @@ class SilentExecutor:
 
 def test_time_passes_for_the_controller_while_nothing_happens() -> None:
     executor = SilentExecutor()
-    executor.answers = [m.WorkersReady(generation=0, members=())]
-    controller = Controller(num_workers=1, num_steps=1, hang_timeout_seconds=executor.hang_timeout_seconds)
+    executor.answers = [m.WorkerUp(Candidate(worker=0, node="here", pid=1))]
+    controller = Controller(num_workers=(1, 1), num_steps=1, hang_timeout_seconds=executor.hang_timeout_seconds)
     watcher = Watcher()
-    with pytest.raises(WorkerError, match="fell silent while the run was connecting workers"):
+    with pytest.raises(WorkerError, match="fell silent while the run was calling the workers together"):
         drive(
             controller,
             executor,
@@ -204,6 +209,7 @@ def test_time_passes_for_the_controller_while_nothing_happens() -> None:
             on_event=watcher.on_event,
             clock=lambda: executor.time,
         )
-    assert executor.orders == [m.Acquire(0), m.Form(0)]
-    # Connecting may take four times as long as a chunk.
-    assert executor.time == pytest.approx(1.0 + 4 * 5.0)
+    # Each time the silent worker is let go and another one asked for; there are three tries more than the first.
+    assert [type(order) for order in executor.orders] == [m.Acquire, m.Meet, *[m.Release, m.Acquire, m.Meet] * 3]
+    # Calling them together may take four times as long as a chunk.
+    assert executor.time == pytest.approx(4 * (1.0 + 4 * 5.0))

@@ -14,7 +14,7 @@ from distmc.sampling.worker import Worker
 @pytest.fixture(scope="module")
 def arrays(compiled_worker: Worker) -> dict[str, Any]:
     compiled_worker.start()
-    return {name: leaf.copy() for name, leaf in compiled_worker.collect().state.items()}
+    return {name: leaf.copy() for name, leaf in compiled_worker.collect(0).state.items()}
 
 
 def test_named_arrays_make_the_same_state_again(compiled_worker: Worker, arrays: dict[str, Any]) -> None:

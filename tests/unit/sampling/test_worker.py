@@ -24,7 +24,7 @@ def advance(worker: Worker, chunk_length: int, num_steps: int) -> tuple[list[Chu
     while not reports or reports[-1].step < num_steps:
         done = reports[-1].step if reports else 0
         reports.append(worker.advance(min(chunk_length, num_steps - done)))
-        chunks.append(worker.collect())
+        chunks.append(worker.collect(reports[-1].chunk))
     return reports, chunks
 
 
@@ -48,7 +48,7 @@ def whole(compiled_worker: Worker) -> tuple[list[ChunkReport], list[ChunkArrays]
 def test_start_evaluates_the_starting_positions(compiled_worker: Worker, task: WorkerTask) -> None:
     report = compiled_worker.start()
     assert (report.chunk, report.phase, report.step, report.num_steps) == (0, "start", 0, 0)
-    arrays = compiled_worker.collect()
+    arrays = compiled_worker.collect(0)
     np.testing.assert_array_equal(arrays.state["kernel.position"], task.start)
     with jax.enable_x64(True):
         serial = serial_logdensity(task.model, task.data, plan_blocks(task.data, 8), task.spec.precision)
@@ -72,7 +72,7 @@ def test_statistics_of_trees_differ_between_chains(task: WorkerTask) -> None:
     worker.load()
     worker.compile()
     worker.start()
-    report, arrays = worker.advance(30), worker.collect()
+    report, arrays = worker.advance(30), worker.collect(1)
     stored = to_groups(arrays.phase, arrays.draws, arrays.stats, None)
     stats = {path.removeprefix("warmup_sample_stats/"): array for path, array in stored.items()}
     n_steps, tree_depth, is_full = (stats[name] for name in ("n_steps", "tree_depth", "reached_max_tree_depth"))

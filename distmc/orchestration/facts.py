@@ -1,0 +1,36 @@
+"""What a machine is, as far as it may decide the last bits of a draw."""
+
+import hashlib
+import platform
+from pathlib import Path
+
+from distmc.storage.record import library_versions
+
+_CPUINFO = Path("/proc/cpuinfo")
+_LIBRARIES = ("python", "distmc", "jax", "jaxlib", "numpyro", "numpy")
+
+
+def machine_facts() -> dict[str, str]:
+    """Return the processor, what it can do, and the versions of libraries, by name."""
+    versions = library_versions()
+    return {
+        "processor": _cpuinfo("model name") or platform.processor() or platform.machine(),
+        "processor features": _short(_cpuinfo("flags") or _cpuinfo("Features")),
+        **{name: versions[name] for name in _LIBRARIES},
+    }
+
+
+def _cpuinfo(name: str) -> str:
+    """Return a field of the first core; empty where the system does not tell."""
+    try:
+        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    found = (line.partition(":")[2].strip() for line in text.splitlines() if line.partition(":")[0].strip() == name)
+    return next(found, "")
+
+
+def _short(flags: str) -> str:
+    """Return a name for a set of features: their number, and a hash that differs where one of them does."""
+    words = sorted(flags.split())
+    return f"{len(words)} ({hashlib.sha256(' '.join(words).encode()).hexdigest()[:8]})" if words else "unknown"

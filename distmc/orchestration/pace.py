@@ -1,0 +1,49 @@
+"""How fast a run is, how long it stands still, and whether more workers would pay."""
+
+from collections.abc import Collection
+
+from distmc.sampling.reports import ChunkReport
+
+GROWTH_SECONDS = 10.0
+
+
+class Pace:
+    """Keeps the times of a run; all are seconds on one clock that never goes back."""
+
+    def __init__(self) -> None:
+        self._paused_at: float | None = None
+        self._formed_at = 0.0
+        self._running_since = 0.0
+        self._forming_seconds = 0.0
+        self._step_seconds = 0.0
+
+    def pause(self, now: float) -> None:
+        """Take notice that nothing is computed from now on; of several calls the first counts."""
+        if self._paused_at is None:
+            self._paused_at = now
+
+    def form(self, now: float) -> None:
+        """Take notice that a generation is being formed."""
+        self._formed_at = now
+
+    def resume(self, now: float) -> float:
+        """Take notice that workers compute again; return how long they did not."""
+        standstill = 0.0 if self._paused_at is None else now - self._paused_at
+        self._paused_at = None
+        self._running_since = now
+        self._forming_seconds = now - self._formed_at
+        return standstill
+
+    def note(self, reports: Collection[ChunkReport]) -> None:
+        """Take notice of a chunk, which the slowest worker has timed best."""
+        self._step_seconds = max(report.seconds / max(1, report.num_steps) for report in reports)
+
+    def growth_pays(self, num_workers: int, num_possible: int, steps_left: int, now: float) -> bool:
+        """Say whether forming a generation of `num_possible` workers costs less than it is expected to save.
+
+        Workers that come one after the other should join together, so a generation lasts for `GROWTH_SECONDS`.
+        """
+        if num_possible <= num_workers or now - self._running_since < GROWTH_SECONDS:
+            return False
+        saved = steps_left * self._step_seconds * (1.0 - num_workers / num_possible)
+        return saved > self._forming_seconds

@@ -1,0 +1,199 @@
+"""Random histories of a small cluster that loses, stops, gains and takes away workers, against a few laws."""
+
+import collections
+from typing import Any
+
+from control_scripts import HANG_TIMEOUT, controller, finish_of, ready, report
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distmc.errors import WorkerError
+from distmc.orchestration import messages as m
+from distmc.orchestration.events import ChunkCommitted
+from distmc.orchestration.membership import Candidate
+from distmc.orchestration.states import State
+
+NUM_STEPS = 40
+FEWEST, MOST = 2, 4
+Kind = m.FailureKind
+
+
+class Cluster:
+    """Carries out orders as a real one would: in order for each worker, together where workers compute together."""
+
+    def __init__(self) -> None:
+        self.control = controller(FEWEST, MOST, NUM_STEPS)
+        self.now = 0.0
+        self.up: set[int] = set()
+        self.coming: list[int] = []
+        self.stopped: set[int] = set()
+        self.taken: set[int] = set()
+        self.num_started = 0
+        self.members: tuple[int, ...] = ()
+        # What each member still has to answer to, oldest first.
+        self.inbox: dict[int, collections.deque[m.ToGeneration]] = {}
+        self.start = self.before = self.reached = (0, 0)
+        self.committed: list[tuple[int, int]] = []
+        self.ended: list[m.Action] = []
+        self.tell(m.RunRequested())
+
+    def tell(self, event: m.Event) -> None:
+        actions = self.control.handle(event, self.now)
+        for place, action in enumerate(actions):
+            self.carry_out(action)
+            if isinstance(action, m.Finish):
+                self.ended = actions[: place + 1]
+
+    def carry_out(self, action: m.Action) -> None:
+        match action:
+            case m.Acquire():
+                missing = MOST - len(self.up) - len(self.coming)
+                self.coming += range(self.num_started, self.num_started + max(0, missing))
+                self.num_started += max(0, missing)
+            case m.Release():
+                self.up -= set(action.workers)
+                self.stopped -= set(action.workers)
+            case m.Meet():
+                self.meet(action)
+            case m.Form() | m.Load() | m.Compile() | m.Start() | m.Advance():
+                assert not self.owing(), "an order was given before the last was answered by all"
+                self.move(action)
+                for worker in self.members:
+                    self.inbox[worker].append(action)
+            case m.Collect():
+                self.inbox[self.members[action.rank]].append(action)
+            case m.Commit():
+                # Chunks follow each other without a gap, and none is written twice.
+                before = self.committed[-1] if self.committed else (0, 0)
+                assert (action.report.chunk, action.report.step - action.report.num_steps) == (before[0] + 1, before[1])
+                self.committed.append((action.report.chunk, action.report.step))
+                self.tell(m.Committed(action.report.chunk))
+            case m.Tell(event=ChunkCommitted() as event):
+                assert (event.report.chunk, event.report.step) == self.committed[-1]
+
+    def move(self, order: m.ToGeneration) -> None:
+        """Note chunk and step that the workers come to by `order`."""
+        if isinstance(order, m.Start):
+            point = order.checkpoint
+            self.start = self.reached = (point.chunk, point.step) if point else (0, 0)
+        if isinstance(order, m.Advance):
+            self.before = self.reached
+            self.reached = self.before[0] + 1, min(self.before[1] + order.num_steps, NUM_STEPS)
+
+    def meet(self, order: m.Meet) -> None:
+        workers = tuple(member.worker for member in order.members)
+        assert FEWEST <= len(workers) <= MOST
+        assert len(set(workers)) == len(workers)
+        assert [member.rank for member in order.members] == list(range(len(workers)))
+        self.members = workers
+        for worker in workers:
+            self.inbox.setdefault(worker, collections.deque()).append(order)
+
+    def owing(self) -> list[m.ToGeneration]:
+        """Return the orders of this generation, arrays aside, that have not been answered."""
+        orders = [order for worker in self.members for order in self.inbox[worker]]
+        now = self.control.generation
+        return [order for order in orders if order.generation == now and not isinstance(order, m.Collect)]
+
+    # What may happen ----------------------------------------------------------------------------------------------
+
+    def come(self) -> None:
+        if self.coming:
+            worker = self.coming.pop(0)
+            self.up.add(worker)
+            self.tell(m.WorkerUp(Candidate(worker=worker, node=f"10.0.0.{worker % 3}", pid=worker)))
+
+    def answer(self, place: int) -> None:
+        waiting = [worker for worker in sorted(self.inbox) if self.inbox[worker] and worker not in self.stopped]
+        if not waiting:
+            return
+        worker = waiting[place % len(waiting)]
+        order = self.inbox[worker].popleft()
+        rank = self.members.index(worker) if worker in self.members else 0
+        together = isinstance(order, m.Form | m.Start | m.Advance)
+        if worker not in self.up:
+            is_preemption = worker in self.taken
+            self.fail(order, m.Failure(rank=rank, kind=Kind.DEAD, summary="killed", is_preemption=is_preemption))
+        elif order.generation != self.control.generation:
+            self.tell(m.Replied(generation=order.generation, rank=rank, value=report(99, 99, rank, digest="old")))
+        elif isinstance(order, m.Collect):
+            self.tell(ready(order.chunk, order.generation))
+        elif together and not set(self.members) <= self.up:
+            self.fail(order, m.Failure(rank=rank, kind=Kind.COLLECTIVE, summary="Gloo failed"))
+        elif together and not self.stopped.isdisjoint(self.members):
+            self.inbox[worker].appendleft(order)
+        else:
+            self.tell(m.Replied(generation=order.generation, rank=rank, value=self.value(order, rank)))
+
+    def fail(self, order: m.ToGeneration, failure: m.Failure) -> None:
+        self.tell(m.WorkerFailed(generation=order.generation, failure=failure))
+
+    def value(self, order: m.ToGeneration, rank: int) -> Any:
+        if isinstance(order, m.Start):
+            return report(*self.start, rank, num_steps=0)
+        if isinstance(order, m.Advance):
+            return report(*self.reached, rank, num_steps=self.reached[1] - self.before[1])
+        return None
+
+    def kill(self, place: int, is_preemption: bool) -> None:
+        alive = sorted(self.up)
+        if alive:
+            self.up.discard(alive[place % len(alive)])
+            self.taken |= {alive[place % len(alive)]} if is_preemption else set()
+
+    def stop(self, place: int) -> None:
+        alive = sorted(self.up)
+        if alive:
+            self.stopped.add(alive[place % len(alive)])
+
+    def take_away(self, place: int) -> None:
+        if self.members:
+            self.tell(m.WorkersLeaving(frozenset({self.members[place % len(self.members)]})))
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.tell(m.Tick())
+
+    def recover(self) -> None:
+        """Let everything go well from now on."""
+        for turn in range(400):
+            if self.ended:
+                return
+            self.come()
+            for place in range(3 * MOST):
+                self.answer(place)
+            self.wait(HANG_TIMEOUT if turn % 10 == 9 else 0.1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_laws_hold_whatever_happens(data: st.DataObject) -> None:
+    cluster = Cluster()
+    place = st.integers(0, 5)
+    for _ in range(data.draw(st.integers(0, 120))):
+        match data.draw(
+            st.sampled_from(["come", "answer", "answer", "answer", "answer", "kill", "stop", "take", "wait"])
+        ):
+            case "come":
+                cluster.come()
+            case "answer":
+                cluster.answer(data.draw(place))
+            case "kill":
+                cluster.kill(data.draw(place), data.draw(st.booleans()))
+            case "stop":
+                cluster.stop(data.draw(place))
+            case "take":
+                cluster.take_away(data.draw(place))
+            case "wait":
+                cluster.wait(data.draw(st.sampled_from([0.1, 3.0, HANG_TIMEOUT, 5 * HANG_TIMEOUT])))
+        if cluster.ended:
+            break
+    cluster.recover()
+    assert cluster.ended, f"the run stands still while it is {cluster.control.state.value}"
+    error = finish_of(cluster.ended)
+    if error is None:
+        assert cluster.control.state is State.DONE
+        assert cluster.committed[-1][1] == NUM_STEPS
+    else:
+        # Only failures that come again and again without progress may end it.
+        assert isinstance(error, WorkerError)

@@ -1,0 +1,325 @@
+"""A run loses workers and goes on: who is blamed, who is let go, what is computed again, and when it gives up."""
+
+import pytest
+from control_scripts import (
+    HANG_TIMEOUT,
+    MEMBERS,
+    NUM_STEPS,
+    all_reply,
+    controller,
+    failed,
+    finish_of,
+    in_state,
+    ready,
+    replied,
+    report,
+    running,
+    sampling,
+    up,
+)
+
+from distmc.errors import CapacityError, DriftError, WorkerError
+from distmc.orchestration import messages as m
+from distmc.orchestration.controller import Controller
+from distmc.orchestration.events import SamplingResumed, WorkersLost, WorkersStarted
+from distmc.orchestration.states import State
+
+Kind = m.FailureKind
+
+
+def lost_of(actions: list[m.Action]) -> WorkersLost:
+    """Return what is told of the generation that failed."""
+    (lost,) = [act.event for act in actions if isinstance(act, m.Tell) and isinstance(act.event, WorkersLost)]
+    return lost
+
+
+def released(actions: list[m.Action]) -> list[int]:
+    return [worker for action in actions if isinstance(action, m.Release) for worker in action.workers]
+
+
+def commit(control: Controller, chunk: int, now: float = 0.0) -> list[m.Action]:
+    control.handle(ready(chunk, control.generation), now)
+    return control.handle(m.Committed(chunk), now)
+
+
+def test_run_goes_on_from_the_last_chunk_on_disk() -> None:
+    control = running(controller(fewest=2))
+    all_reply(control, chunk=1, step=1)
+    commit(control, 1)
+    actions = control.handle(failed(1, Kind.DEAD, "killed"), 5.0)
+    assert released(actions) == [MEMBERS[1].worker]
+    assert control.generation == 1
+    meet = actions[-1]
+    assert isinstance(meet, m.Meet)
+    assert [member.worker for member in meet.members] == [MEMBERS[0].worker, MEMBERS[2].worker]
+    for _ in range(4):
+        (*_, order) = all_reply(control)
+    assert isinstance(order, m.Start)
+    assert order.checkpoint is not None
+    assert (order.checkpoint.chunk, order.checkpoint.step) == (1, 1)
+    resumed, _, _ = all_reply(control, chunk=1, step=1, now=6.5)
+    # The chunk of two steps that was under way is made again.
+    assert resumed == m.Tell(SamplingResumed(generation=1, standstill_seconds=1.5, steps_repeated=2))
+
+
+def test_run_waits_for_as_many_workers_as_it_needs() -> None:
+    control = running(controller())
+    actions = control.handle(failed(1, Kind.DEAD), 0.0)
+    assert control.state is State.ACQUIRING
+    assert actions[-1] == m.Acquire()
+    (*_, meet) = control.handle(up(99), 3.0)
+    assert isinstance(meet, m.Meet)
+    assert {member.worker for member in meet.members} == {MEMBERS[0].worker, MEMBERS[2].worker, 99}
+
+
+def test_capacity_that_never_comes_back_ends_the_run_and_says_what_is_kept() -> None:
+    control = running(controller())
+    all_reply(control, chunk=1, step=1)
+    commit(control, 1)
+    control.handle(failed(1, Kind.DEAD), 0.0)
+    error = finish_of(control.handle(m.CapacityMissing("no room."), 1.0))
+    assert isinstance(error, CapacityError)
+    assert "up to step 1 (chunk 1) are committed and kept" in str(error)
+
+
+def test_worker_that_raised_stays_and_is_asked_once_more() -> None:
+    control = running(controller())
+    actions = control.handle(failed(1, Kind.APPLICATION, "words"), 0.0)
+    assert released(actions) == []
+    assert lost_of(actions).rank == 1
+    sampling(control)
+    error = finish_of(control.handle(failed(2, Kind.APPLICATION, "the same words", generation=1), 0.0))
+    assert isinstance(error, WorkerError)
+    assert "the same words" in str(error)
+
+
+def test_failures_are_forgiven_once_a_chunk_is_committed() -> None:
+    control = running(controller())
+    for generation in range(5):
+        all_reply(control, chunk=generation + 1, step=generation + 1)
+        commit(control, generation + 1)
+        control.handle(failed(1, Kind.APPLICATION, generation=generation), 0.0)
+        sampling(control, chunk=generation + 1, step=generation + 1)
+    assert control.generation == 5
+
+
+def test_deaths_without_progress_end_the_run() -> None:
+    control = running(controller(fewest=1))
+    for generation in range(3):
+        control.handle(up(20 + generation), 0.0)
+        control.handle(failed(0, Kind.DEAD, generation=generation), 0.0)
+        sampling(control)
+    error = finish_of(control.handle(failed(0, Kind.DEAD, "memory", generation=3), 0.0))
+    assert isinstance(error, WorkerError)
+    assert "memory" in str(error)
+
+
+def test_machines_that_are_taken_away_do_not_count() -> None:
+    control = running(controller(fewest=1))
+    for generation in range(10):
+        control.handle(up(20 + generation), 0.0)
+        control.handle(failed(0, Kind.DEAD, generation=generation, is_preemption=True), 0.0)
+        sampling(control)
+    assert control.generation == 10
+
+
+def test_death_explains_lost_contact_that_was_heard_of_before() -> None:
+    control = running(controller())
+    assert control.handle(failed(0, Kind.COLLECTIVE, "Gloo failed"), 0.0) == []
+    assert control.handle(failed(2, Kind.COLLECTIVE, "Gloo failed"), 0.5) == []
+    actions = control.handle(failed(1, Kind.DEAD, "killed"), 1.0)
+    lost = lost_of(actions)
+    assert (lost.rank, lost.node, lost.generation) == (1, MEMBERS[1].node, 0)
+    assert "killed" in lost.cause
+    assert "process 101" in lost.cause
+    assert "Gloo" not in lost.cause
+    assert released(actions) == [MEMBERS[1].worker]
+
+
+def test_worker_that_is_silent_when_all_others_lost_contact_is_the_cause() -> None:
+    control = running(controller())
+    for rank in (0, 2):
+        control.handle(failed(rank, Kind.COLLECTIVE), 0.0)
+    assert control.handle(m.Tick(), 1.9) == []
+    actions = control.handle(m.Tick(), 2.0)
+    assert lost_of(actions).rank == 1
+    assert "fell silent" in lost_of(actions).cause
+    assert released(actions) == [MEMBERS[1].worker]
+
+
+def test_lost_contact_everywhere_keeps_all_workers() -> None:
+    control = running(controller())
+    for rank in range(3):
+        actions = control.handle(failed(rank, Kind.COLLECTIVE, "Gloo failed"), 0.0)
+    assert released(actions) == []
+    assert control.state is State.MEETING
+
+
+def test_lost_contact_again_and_again_suspects_the_network() -> None:
+    control = running(controller())
+    for generation in range(4):
+        for rank in range(3):
+            actions = control.handle(failed(rank, Kind.COLLECTIVE, generation=generation), 0.0)
+        if generation < 3:
+            sampling(control)
+    assert "network" in str(finish_of(actions))
+
+
+@pytest.mark.parametrize("state", [State.FORMING, State.STARTING])
+def test_workers_that_may_be_blocked_by_the_lost_one_are_let_go(state: State) -> None:
+    control = in_state(state)
+    control.handle(replied(0), 0.0)
+    assert control.handle(failed(1, Kind.DEAD), 0.0) == []
+    actions = control.handle(m.Tick(), 2.0)
+    assert lost_of(actions).rank == 1
+    assert released(actions) == [MEMBERS[1].worker, MEMBERS[2].worker]
+
+
+def test_worker_that_never_replied_is_the_silent_one() -> None:
+    control = running(controller())
+    for rank in (0, 2):
+        control.handle(replied(rank, report(1, 1, rank)), 5.0)
+    assert control.handle(m.Tick(), 4.9 + HANG_TIMEOUT) == []
+    assert lost_of(control.handle(m.Tick(), 5.0 + HANG_TIMEOUT)).rank == 1
+
+
+def test_silence_of_all_blames_nobody_and_replaces_everybody() -> None:
+    control = running(controller())
+    actions = control.handle(m.Tick(), HANG_TIMEOUT)
+    assert lost_of(actions).rank is None
+    assert released(actions) == [member.worker for member in MEMBERS]
+
+
+def test_agreed_chunk_reaches_the_disk_before_the_run_goes_on() -> None:
+    control = in_state(State.RUNNING)
+    control.handle(failed(1, Kind.DEAD), 0.0)
+    control.handle(ready(1), 0.1)
+    actions = control.handle(m.Committed(1), 0.2)
+    assert lost_of(actions).rank == 1
+    assert control.pipeline.committed_step == 1
+
+
+def test_agreed_chunk_is_fetched_from_another_worker_if_the_first_is_lost() -> None:
+    control = in_state(State.RUNNING)
+    assert control.handle(failed(0, Kind.DEAD), 0.0) == [m.Collect(0, 1, 1)]
+    control.handle(ready(1), 0.1)
+    lost_of(control.handle(m.Committed(1), 0.2))
+    assert control.pipeline.committed_step == 1
+
+
+def test_agreed_chunk_is_waited_for_no_longer_than_the_triage() -> None:
+    control = in_state(State.RUNNING)
+    control.handle(failed(1, Kind.DEAD), 0.0)
+    assert lost_of(control.handle(m.Tick(), 2.0)).rank == 1
+    assert control.pipeline.committed_step == 0
+    assert len(control.pipeline) == 0
+
+
+def test_processes_that_cannot_serve_twice_are_all_replaced() -> None:
+    control = Controller(num_workers=(1, 1), num_steps=NUM_STEPS, hang_timeout_seconds=9.0, keeps_processes=False)
+    control.handle(m.RunRequested(), 0.0)
+    control.handle(up(5), 0.0)
+    sampling(control)
+    actions = control.handle(failed(0, Kind.APPLICATION), 0.0)
+    assert released(actions) == [5]
+    assert control.state is State.ACQUIRING
+
+
+# Drift ----------------------------------------------------------------------------------------------------------------
+
+
+def drift(control: Controller, odd: tuple[int, ...] = (1,)) -> list[m.Action]:
+    for rank in range(3):
+        digest = f"other {rank}" if rank in odd else "same"
+        actions = control.handle(replied(rank, report(1, 1, rank, digest=digest), control.generation), 0.0)
+    return actions
+
+
+def test_replicas_that_differ_roll_back_once() -> None:
+    control = running(controller())
+    lost = lost_of(drift(control))
+    assert lost.rank == 1
+    assert "differs from the others" in lost.cause
+    sampling(control)
+    error = finish_of(drift(control))
+    assert isinstance(error, DriftError)
+    assert (error.rank, error.node) == (1, MEMBERS[1].node)
+    assert "No draws had been committed" in str(error)
+    assert "processor kind 1 against kind 0" in str(error)
+
+
+def test_replicas_without_a_majority_blame_nobody() -> None:
+    control = running(controller())
+    assert lost_of(drift(control, (0, 1, 2))).rank is None
+    sampling(control)
+    error = finish_of(drift(control, (0, 1, 2)))
+    assert isinstance(error, DriftError)
+    assert error.rank is None
+    assert "no majority" in str(error)
+
+
+# Joining and leaving --------------------------------------------------------------------------------------------------
+
+
+def step_on(control: Controller, first: int, last: int, now: float) -> list[m.Action]:
+    """Let chunks of one slow step each be computed and committed."""
+    actions: list[m.Action] = []
+    for step in range(first, last + 1):
+        for rank in range(len(control.members)):
+            actions = control.handle(replied(rank, report(step, step, rank, seconds=9.0), control.generation), now)
+        actions = [*actions, *commit(control, step, now)]
+    return actions
+
+
+def test_newcomers_join_at_the_end_of_a_chunk_if_it_pays() -> None:
+    control = controller(fewest=1)
+    control.handle(m.RunRequested(), 0.0)
+    control.handle(up(0), 0.0)
+    assert control.handle(m.Tick(), 4.9) == []
+    control.handle(m.Tick(), 5.0)
+    sampling(control, now=6.0)
+    control.handle(up(1), 7.0)
+    control.handle(up(2), 7.0)
+    # Too soon after the last change.
+    step_on(control, 1, 1, now=8.0)
+    assert control.generation == 0
+    actions = step_on(control, 2, 2, now=17.0)
+    (meet,) = [action for action in actions if isinstance(action, m.Meet)]
+    assert [member.worker for member in meet.members] == [0, 1, 2]
+    (started,) = [a.event for a in actions if isinstance(a, m.Tell) and isinstance(a.event, WorkersStarted)]
+    assert started.reason == "more workers have come"
+    # Nothing is lost: they go on from the chunk that was just computed.
+    assert control.pipeline.committed_step == 2
+
+
+def test_newcomers_stay_out_near_the_end() -> None:
+    control = controller(fewest=1)
+    control.handle(m.RunRequested(), 0.0)
+    control.handle(up(0), 0.0)
+    control.handle(m.Tick(), 5.0)
+    sampling(control, now=5.0)
+    # Forming took no time, and still a last step of no length is not worth it.
+    control.handle(up(1), 6.0)
+    for rank in range(1):
+        control.handle(replied(rank, report(1, NUM_STEPS - 1, rank, seconds=0.0)), 90.0)
+    commit(control, 1, 90.0)
+    assert control.generation == 0
+
+
+def test_workers_leave_before_their_nodes_do() -> None:
+    control = running(controller(fewest=2))
+    assert control.handle(m.WorkersLeaving(frozenset({MEMBERS[0].worker})), 0.0) == [m.Acquire()]
+    actions = step_on(control, 1, 1, now=1.0)
+    assert released(actions) == [MEMBERS[0].worker]
+    assert [member.worker for member in control.members] == [MEMBERS[1].worker, MEMBERS[2].worker]
+    assert control.pipeline.committed_step == 1
+
+
+def test_worker_that_cannot_be_spared_stays_until_another_comes() -> None:
+    control = running(controller())
+    control.handle(m.WorkersLeaving(frozenset({MEMBERS[0].worker})), 0.0)
+    step_on(control, 1, 1, now=1.0)
+    assert control.generation == 0
+    control.handle(up(50), 1.0)
+    step_on(control, 2, 2, now=2.0)
+    assert {member.worker for member in control.members} == {MEMBERS[1].worker, MEMBERS[2].worker, 50}
