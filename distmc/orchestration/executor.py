@@ -18,8 +18,11 @@ class HostedWorker(Protocol):
     def load(self) -> None:
         """Load this worker's rows on the host."""
 
-    def compile(self) -> CompileReport:
-        """Compile the program; runs no collective."""
+    def compile(self, saved: bytes | None = None) -> CompileReport:
+        """Compile the program, or take over a saved one; runs no collective."""
+
+    def saved_program(self) -> bytes | None:
+        """Return the compiled program for other processes; None if it cannot leave this one."""
 
     def start(self, checkpoint: Checkpoint | None = None) -> ChunkReport:
         """Evaluate the starting positions together with the other workers; go on from `checkpoint` if given."""

@@ -62,6 +62,9 @@ class RayExecutor:
         self._members: tuple[Member, ...] = ()
         self._coordinators: list[processes.Coordinator] = []
         self._pending: dict[ray.ObjectRef[Any], tuple[m.ToGeneration, int]] = {}
+        # Compiled programs by the number of workers they are for, and those that are on their way here.
+        self._programs: dict[int, ray.ObjectRef[Any]] = {}
+        self._saving: dict[ray.ObjectRef[Any], int] = {}
         self._has_formed = False
         self._deadline = 0.0
         self._next_room_check = 0.0
@@ -77,6 +80,7 @@ class RayExecutor:
         """Kill the workers, give their room back, and end what was started here."""
         self._pending.clear()
         self._starting.clear()
+        self._saving.clear()
         self._held.close()
 
     def perform(self, order: m.Order) -> None:
@@ -97,11 +101,12 @@ class RayExecutor:
                 self._shipped = self._shipped or ship(self._task, self._build_worker)
                 self._ask_all(order, "load", *self._shipped)
             case m.Compile():
-                self._ask_all(order, "compile")
+                self._ask_all(order, "compile", self._programs.get(len(self._members)))
             case m.Start():
                 self._ask_all(order, "start", order.checkpoint)
             case m.Advance():
                 self._coordinators_are_done()
+                self._save_program(order.generation)
                 self._ask_all(order, "advance", order.num_steps)
             case m.Collect():
                 self._ask(order, order.rank, "collect", order.generation, order.chunk)
@@ -111,7 +116,7 @@ class RayExecutor:
         if not self._is_connected:
             return []
         noticed = [*self._missing_capacity(), *self._leaving()]
-        references = [*self._pending, *self._starting]
+        references = [*self._pending, *self._starting, *self._saving]
         if not references:
             time.sleep(0 if noticed else timeout)
             return noticed
@@ -209,7 +214,24 @@ class RayExecutor:
         actor = self._slots.actor_of(self._members[rank].worker)
         self._pending[getattr(actor, method).remote(*arguments, **named)] = (order, rank)
 
+    def _save_program(self, generation: int) -> None:
+        """Let the first worker send its program, once for each number of workers."""
+        size = len(self._members)
+        if size not in self._programs and size not in self._saving.values():
+            actor = self._slots.actor_of(self._members[0].worker)
+            self._saving[actor.saved_program.remote(generation)] = size
+
+    def _saved(self, reference: "ray.ObjectRef[Any]", size: int) -> None:
+        with contextlib.suppress(RayError):
+            program = ray.get(reference)
+            if isinstance(program, bytes):
+                # Kept on this node, which the run cannot do without anyway.
+                self._programs[size] = ray.put(program)
+
     def _answer(self, reference: "ray.ObjectRef[Any]") -> list[m.Event]:
+        if reference in self._saving:
+            self._saved(reference, self._saving.pop(reference))
+            return []
         if reference in self._starting:
             return self._introduced(self._starting.pop(reference), lambda: ray.get(reference))
         order, rank = self._pending.pop(reference)

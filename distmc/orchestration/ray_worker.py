@@ -106,9 +106,13 @@ class WorkerActor:
 
         return self._attempt(generation, load, with_others=True)
 
-    def compile(self, generation: int) -> CompileReport | Failure:
-        """Compile the program."""
-        return self._attempt(generation, lambda: self._loaded().compile(), with_others=True)
+    def compile(self, generation: int, saved: bytes | None) -> CompileReport | Failure:
+        """Compile the program, or take over one that an earlier generation of as many workers has saved."""
+        return self._attempt(generation, lambda: self._loaded().compile(saved), with_others=True)
+
+    def saved_program(self, generation: int) -> bytes | Failure | None:
+        """Return the compiled program for generations to come."""
+        return self._attempt(generation, lambda: self._loaded().saved_program())
 
     def start(self, generation: int, checkpoint: Checkpoint | None) -> ChunkReport | Failure:
         """Evaluate the starting positions together, which also connects the workers to each other directly."""

@@ -46,12 +46,15 @@ class CompiledProgram:
         Shapes of the run's state.
     trace : Trace of jax.ShapeDtypeStruct
         Shapes of what `advance` keeps; the first axis is the most steps in one call.
+    calls_python : bool
+        Whether it calls functions of this process, and so means nothing in another.
     """
 
     start: Callable[[Array, Shard, Mapping[str, Any]], RunState]
     advance: Callable[[Array, RunState, Array, Shard, Mapping[str, Any]], tuple[RunState, Trace]]
     state: RunState
     trace: Trace
+    calls_python: bool = False
 
 
 class LoweredProgram(NamedTuple):
@@ -90,6 +93,7 @@ def compile_program(
         advance=lowered.advance.compile(options),
         state=lowered.state,
         trace=lowered.trace,
+        calls_python="callback" in lowered.start.as_text(),
     )
 
 

@@ -7,6 +7,7 @@ workers; it knows neither Ray nor files.
 import collections
 import dataclasses
 import time
+import warnings
 
 import jax
 import numpy as np
@@ -26,6 +27,7 @@ from distmc.sampling.compiled import CompiledProgram, compile_program
 from distmc.sampling.program import Trace
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport, Phase
 from distmc.sampling.rng import seed_key
+from distmc.sampling.saved_program import load_program, save_program
 from distmc.sampling.state import RunState, digest, from_arrays, to_arrays
 from distmc.spec import RunSpec
 from distmc.types import Array, Checkpoint, NumpyArray, PyTree
@@ -111,8 +113,14 @@ class Worker:
         self._plan = ReductionPlan(num_blocks=blocks.num_blocks, num_workers=self._num_workers)
         self._packed = pack_shard(data, blocks, self._plan, self._rank, spec.precision_in_force)
 
-    def compile(self) -> CompileReport:
-        """Put the rows on the device and compile the program; every worker of the run must be connected."""
+    def compile(self, saved: bytes | None = None) -> CompileReport:
+        """Put the rows on the device and compile the program; every worker of the run must be connected.
+
+        Parameters
+        ----------
+        saved : bytes, optional
+            What `saved_program` returned in a run of as many workers; compiling is left out then.
+        """
         began = time.monotonic()
         task = self._task
         with jax.enable_x64(True):
@@ -121,13 +129,28 @@ class Worker:
             self._shard = jax.tree.map(lambda rows: shard(self._mesh, rows), self._packed)
             constants = cast_floats(task.data.constants or {}, likelihood_dtype(task.spec.precision_in_force))
             self._constants = replicate(self._mesh, constants)
-            self._program = compile_program(task.spec, task.model, self._plan, self._mesh, self._shard, self._constants)
+            self._program = self._loaded(saved) or compile_program(
+                task.spec, task.model, self._plan, self._mesh, self._shard, self._constants
+            )
             self._key_data = replicate(self._mesh, jax.random.key_data(seed_key(task.spec.seed)))
             self._unconstrainer = Unconstrainer(task.model)
             self._constrain = jax.jit(jax.vmap(jax.vmap(lambda flat: self._unconstrainer.constrain(flat)[0])))
         del self._packed
         own = next(device for device in devices if device.process_index == jax.process_index())
         return CompileReport(rank=self._rank, seconds=time.monotonic() - began, device=own.device_kind)
+
+    def saved_program(self) -> bytes | None:
+        """Return the compiled program for `compile` in another process; None if it cannot leave this one."""
+        return save_program(self._program)
+
+    def _loaded(self, saved: bytes | None) -> CompiledProgram | None:
+        try:
+            return None if saved is None else load_program(saved)
+        except Exception as error:
+            # A processor that lacks an instruction, for one; what it compiles for itself gives the same bits or is
+            # found out by the digests.
+            warnings.warn(f"A compiled program could not be taken over, so it is compiled again: {error}", stacklevel=2)
+            return None
 
     def start(self, checkpoint: Checkpoint | None = None) -> ChunkReport:
         """Evaluate the starting positions, or take up a state; reports a chunk without draws.

@@ -62,7 +62,10 @@ class FaultyWorker:
         if self.has("hang in load"):
             time.sleep(1000.0)
 
-    def compile(self) -> CompileReport:
+    def saved_program(self) -> None:
+        return None
+
+    def compile(self, saved: bytes | None = None) -> CompileReport:
         import jax
         from jax.sharding import NamedSharding, PartitionSpec
 

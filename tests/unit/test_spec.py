@@ -190,4 +190,4 @@ def test_samplers_without_gradients_evaluate_rows_in_float64_whatever_is_asked(s
 
 
 def test_local_is_one_worker() -> None:
-    assert Local().num_workers == 1
+    assert (Local().fewest_workers, Local().most_workers) == (1, 1)

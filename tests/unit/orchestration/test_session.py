@@ -35,7 +35,10 @@ class FakeWorker:
     def load(self) -> None:
         self.do("load")
 
-    def compile(self) -> CompileReport:
+    def saved_program(self) -> None:
+        return None
+
+    def compile(self, saved: bytes | None = None) -> CompileReport:
         self.do("compile")
         return CompileReport(rank=0, seconds=0.0, device="cpu")
 

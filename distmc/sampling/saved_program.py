@@ -1,0 +1,62 @@
+"""A compiled program as bytes, so that processes that form another generation need not compile it again.
+
+Tracing and compiling take seconds, loading the bytes a fraction of one. They stay in memory and are sent between the
+processes of one run; nothing of them is written to disk.
+"""
+
+import pickle
+from typing import Any
+
+import jax
+from jax.experimental import serialize_executable
+
+from distmc.sampling.compiled import CompiledProgram
+from distmc.types import PyTree
+
+
+def save_program(program: CompiledProgram) -> bytes | None:
+    """Return the program as bytes, machine code and all.
+
+    Parameters
+    ----------
+    program : CompiledProgram
+        Compiled for a mesh of any size.
+
+    Returns
+    -------
+    bytes or None
+        For `load_program` on a mesh of the same size, and processors that understand the same instructions; None
+        where the program calls Python.
+    """
+    if program.calls_python:
+        return None
+    start, advance = (serialize_executable.serialize(_compiled(part)) for part in (program.start, program.advance))
+    return pickle.dumps((start, advance, _shapes(program.state), program.trace))
+
+
+def load_program(saved: bytes) -> CompiledProgram:
+    """Return the program that `save_program` was given, for the devices of this process's present group.
+
+    Notes
+    -----
+    Communication: none.
+    Invariance: it is the same machine code, so it gives the same bits.
+    """
+    start, advance, state, trace = pickle.loads(saved)
+    return CompiledProgram(
+        start=serialize_executable.deserialize_and_load(*start),
+        advance=serialize_executable.deserialize_and_load(*advance),
+        state=state,
+        trace=trace,
+    )
+
+
+def _compiled(part: Any) -> jax.stages.Compiled:
+    if not isinstance(part, jax.stages.Compiled):
+        raise TypeError(f"a compiled function is needed, not {type(part).__name__}")
+    return part
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    """Drop the layouts: their devices belong to one process."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
