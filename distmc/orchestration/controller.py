@@ -301,7 +301,7 @@ class Controller:
         leaving = self.membership.leaving_members
         reason = "workers leave before their nodes do" if leaving else "more workers have come"
         self._pace.pause(now)
-        return self._next_generation(leaving, reason, now)
+        return self._next_generation(leaving, reason, now, patience=0.0)
 
     def _recover(self, cause: m.Failure, failures: Sequence[m.Failure], error: Exception, now: float) -> list[m.Action]:
         """Go on from the last chunk on disk, without those that are lost."""
@@ -317,9 +317,10 @@ class Controller:
         self._steps_lost = max(self._steps_lost, reached - self.pipeline.committed_step)
         self.pipeline.drop()
         lost = self.membership.workers_of(lost_ranks(failures))
-        return [m.Tell(told), *self._next_generation(lost, told.cause, now)]
+        return [m.Tell(told), *self._next_generation(lost, told.cause, now, policies.REPLACEMENT_SECONDS)]
 
-    def _next_generation(self, without: Sequence[int], reason: str, now: float) -> list[m.Action]:
+    def _next_generation(self, without: Sequence[int], reason: str, now: float, patience: float) -> list[m.Action]:
+        """Let others take the places of `without`, and go on with fewer when they have not come after `patience`."""
         if not self._keeps_processes:
             without = tuple(member.worker for member in self.members)
         self.membership.remove(without)
@@ -328,9 +329,9 @@ class Controller:
         self._reason = reason
         self._replies = None
         self._triage = Triage()
-        # Those that are left do not wait for more than they need.
-        self._gather_until = now
-        stage = [] if self.membership.is_enough else [self._tell_stage("starting workers", now)]
+        self._gather_until = now + patience
+        is_formed = self.membership.is_enough and (self.membership.is_full or not patience)
+        stage = [] if is_formed else [self._tell_stage("starting workers", now)]
         return [*stage, m.Release(tuple(without)), m.Acquire(), *self._gather(now)]
 
     # Failures ---------------------------------------------------------------------------------------------------------

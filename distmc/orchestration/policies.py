@@ -14,6 +14,8 @@ CHUNK_SECONDS = 1.0
 MAX_CHUNK_STEPS = 1000
 MAX_GROWTH = 2
 GATHERING_SECONDS = 5.0
+# Starting a process again takes less, and the program for as many workers as before need not be compiled.
+REPLACEMENT_SECONDS = 4.0
 # `ray job stop` allows three seconds.
 SAVING_SECONDS = 2.0
 

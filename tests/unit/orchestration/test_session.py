@@ -184,6 +184,8 @@ class SilentExecutor:
 
     def perform(self, order: m.Order) -> None:
         self.orders.append(order)
+        if isinstance(order, m.Acquire):
+            self.answers.append(m.WorkerUp(Candidate(worker=len(self.orders), node="here", pid=1)))
 
     def poll(self, timeout: float) -> Sequence[m.Event]:
         self.time += 1.0
@@ -201,7 +203,6 @@ class SilentExecutor:
 
 def test_time_passes_for_the_controller_while_nothing_happens() -> None:
     executor = SilentExecutor()
-    executor.answers = [m.WorkerUp(Candidate(worker=0, node="here", pid=1))]
     controller = Controller(num_workers=(1, 1), num_steps=1, hang_timeout_seconds=executor.hang_timeout_seconds)
     watcher = Watcher()
     with pytest.raises(WorkerError, match="fell silent while the run was calling the workers together"):
