@@ -2,6 +2,7 @@
 
 from distmc.storage.dataset import open_run
 from distmc.storage.files import doubt_about
+from distmc.storage.identity import require_same
 from distmc.storage.record import Generation, RunRecord
 from distmc.storage.run_directory import RunDirectory
 from distmc.storage.schema import Layout
@@ -15,5 +16,6 @@ __all__ = [
     "doubt_about",
     "open_run",
     "read_data",
+    "require_same",
     "write_data",
 ]

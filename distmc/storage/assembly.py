@@ -168,6 +168,7 @@ def _run_attributes(record: RunRecord, headers: Sequence[ChunkHeader]) -> dict[s
         "model_fingerprint": record.model_fingerprint,
         "data_fingerprint": record.data_fingerprint,
         "status": record.status,
+        "is_partial": int(record.status != "finished"),
         "num_workers": len(record.generations[-1].nodes) if record.generations else 1,
         "versions": json.dumps(dict(record.versions)),
         "timings": json.dumps(dict(record.timings)),
