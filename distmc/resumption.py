@@ -9,7 +9,7 @@ from distmc.data.data import Data
 from distmc.errors import RunDirectoryError, SpecError
 from distmc.model.model import Model
 from distmc.model.start import starting_positions
-from distmc.run import Callback, carry_out, how_to_go_on, identity, require_kinds
+from distmc.run import Callback, add_advice, carry_out, identity, require_kinds
 from distmc.sampling.worker import WorkerTask, require_enough_blocks
 from distmc.spec import Placement, RunSpec
 from distmc.storage import RunDirectory, RunRecord, open_run, require_same
@@ -74,7 +74,7 @@ def go_on(
                 directory, task, on, checkpoint=checkpoint, reason=reason, progress=progress, callback=callback
             )
         except BaseException as error:
-            error.add_note(how_to_go_on(directory))
+            add_advice(error, directory)
             raise
 
 

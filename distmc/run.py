@@ -23,7 +23,7 @@ from distmc.sampling.algorithms import schedule_of
 from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.sampling.worker import WorkerTask, require_enough_blocks
 from distmc.spec import Placement, RunSpec
-from distmc.storage import Layout, RunDirectory, RunRecord
+from distmc.storage import Layout, RunDirectory, RunRecord, how_to_go_on
 from distmc.types import Checkpoint, NumpyArray
 
 Callback: TypeAlias = Callable[[ChunkReport, dict[str, NumpyArray]], object]
@@ -111,7 +111,7 @@ class Run:
                 return carry_out(directory, self.task, self.on, progress=progress, callback=callback)
         except BaseException as error:
             if not directory.discard_if_empty():
-                error.add_note(how_to_go_on(directory))
+                add_advice(error, directory)
             raise
 
 
@@ -221,9 +221,10 @@ def _in_words(error: BaseException) -> str:
     return str(error) if isinstance(error, DistmcError) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
-def how_to_go_on(directory: RunDirectory) -> str:
-    """Return what to do with a run that has ended early."""
-    return f"To go on with it: `distmc resume {directory.path}`, or `distmc.resume`."
+def add_advice(error: BaseException, directory: RunDirectory) -> None:
+    """Note with an error how to go on with the run that it ended."""
+    with contextlib.suppress(DistmcError):
+        error.add_note(f"To go on with it: `{how_to_go_on(directory.path, directory.read_record())}`.")
 
 
 def identity(model: Model, data: Data) -> dict[str, Any]:

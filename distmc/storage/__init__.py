@@ -1,5 +1,6 @@
 """Run directories and files of data: the only place that knows paths, netCDF and ArviZ's names."""
 
+from distmc.storage.advice import how_to_go_on
 from distmc.storage.dataset import open_run
 from distmc.storage.files import doubt_about
 from distmc.storage.identity import require_same
@@ -14,6 +15,7 @@ __all__ = [
     "RunDirectory",
     "RunRecord",
     "doubt_about",
+    "how_to_go_on",
     "open_run",
     "read_data",
     "require_same",

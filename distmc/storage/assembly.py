@@ -169,7 +169,7 @@ def _run_attributes(record: RunRecord, headers: Sequence[ChunkHeader]) -> dict[s
         "data_fingerprint": record.data_fingerprint,
         "status": record.status,
         "is_partial": int(record.status != "finished"),
-        "num_workers": len(record.generations[-1].nodes) if record.generations else 1,
+        "num_workers": record.num_workers,
         "versions": json.dumps(dict(record.versions)),
         "timings": json.dumps(dict(record.timings)),
         **_times(headers),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from distmc.data.facts import differences
 from distmc.errors import RunDirectoryError
+from distmc.storage.advice import how_to_go_on
 from distmc.storage.record import RunRecord, library_versions
 
 _MOST_NAMED = 4
@@ -63,11 +64,10 @@ def taken(path: Path, old: RunRecord, new: RunRecord) -> str:
     differing = _differing(old, new)
     if differing:
         return f"{_of_another(path, differing)} Draws of different posteriors must not be mixed; give another path."
-    what = "extend" if old.status == "finished" else "resume"
     return (
         f"`{path}` already holds a run of this model and data, begun {old.created_at}, status {old.status!r}. "
-        f"Nothing was changed. To go on with it: `distmc {what} {path}`, or `distmc.{what}`; otherwise give another "
-        "path, or delete that directory first."
+        f"Nothing was changed. To go on with it: `{how_to_go_on(path, old)}`. Otherwise give another path, or delete "
+        "that directory first."
     )
 
 

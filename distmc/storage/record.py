@@ -108,6 +108,11 @@ class RunRecord:
     error: str | None = None
     source: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def num_workers(self) -> int:
+        """Workers of the latest generation."""
+        return len(self.generations[-1].nodes) if self.generations else 1
+
     def to_json(self) -> str:
         """Return JSON text that `from_json` turns back into an equal record."""
         fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

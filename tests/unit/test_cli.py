@@ -343,7 +343,7 @@ def test_driver_leaves_gpus_to_the_workers(
     monkeypatch.delenv("JAX_PLATFORMS")
     if before is not None:
         monkeypatch.setenv("JAX_PLATFORMS", before)
-    cli._prepare_process(on)
+    cli.prepare_process(on)
     assert os.environ.get("JAX_PLATFORMS") == after
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
