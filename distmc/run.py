@@ -148,7 +148,9 @@ def carry_out(
     ledger = _Ledger(directory, task.spec, reason, callback)
     try:
         if checkpoint is None or checkpoint.step < task.spec.num_steps:
-            with display(Tally(task.spec)) if progress else contextlib.nullcontext(_ignore) as show:
+            tally = Tally(task.spec)
+            tally.step = checkpoint.step if checkpoint else 0
+            with display(tally) if progress else contextlib.nullcontext(_ignore) as show:
                 on_event = ledger.telling(show)
                 session.run(task, on, commit=ledger.commit, on_event=on_event, checkpoint=checkpoint)
         return directory.finish()

@@ -61,10 +61,13 @@ def _go_on(
     on = placement(**where)
     prepare_process(on)
     began = time.monotonic()
-    from distmc.storage import RunDirectory
+    from distmc.storage import RunDirectory, how_to_go_on
 
-    source = RunDirectory.open(run).read_record().source
+    record = RunDirectory.open(run).read_record()
+    source = record.source
     model, rows = _model_and_data(run, source, reference, data)
+    if record.status == "finished" and more_draws is None:
+        click.echo(f"This run was finished before. To add draws: {how_to_go_on(run, record)}")
     from distmc import demo, render
     from distmc.resumption import go_on
 
