@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jax.extend import core
 
 from distmc.data.data import Data
@@ -67,8 +68,7 @@ def facts(model: Model, data: Data) -> dict[str, str]:
         params = {name: shape_struct(shape, jnp.float64) for name, shape in unconstrainer.shapes.items()}
         found = {"the parameters": ", ".join(model.parameters)}
         for name, parameter in model.parameters.items():
-            kind = "flat" if isinstance(parameter, Parameter) else type(parameter).__name__
-            found[f"`{name}`"] = f"{kind} of shape {unconstrainer.shapes[name]}"
+            found[f"`{name}`"] = f"{_kind(parameter)} of shape {unconstrainer.shapes[name]}"
             found[f"the support of `{name}`"] = _of_support(unconstrainer, name)
             if not isinstance(parameter, Parameter):
                 found[f"the prior of `{name}`"] = _of_programs((parameter.log_prob, params[name]))
@@ -78,6 +78,13 @@ def facts(model: Model, data: Data) -> dict[str, str]:
         found["`is_differentiable`"] = str(model.is_differentiable)
         found["`log_likelihood`, or an array that it uses,"] = _of_likelihood(model, data, params)
     return found
+
+
+def _kind(parameter: Any) -> str:
+    """Return the name of a prior, looking into those that only give another one a shape."""
+    while isinstance(parameter, dist.ExpandedDistribution | dist.Independent):
+        parameter = parameter.base_dist
+    return "flat" if isinstance(parameter, Parameter) else type(parameter).__name__
 
 
 def _of_support(unconstrainer: Unconstrainer, name: str) -> str:

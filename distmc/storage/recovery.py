@@ -9,8 +9,6 @@ from distmc.storage.chunks import numbered, read_verified
 from distmc.storage.netcdf import read_arrays
 from distmc.types import Checkpoint
 
-_LATEST = 2
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recovery:
@@ -57,23 +55,23 @@ def recover(chunks: Path, states: Path) -> Recovery:
 
 
 def states_to_keep(numbers: Sequence[int]) -> set[int]:
-    """Return which states to keep: the latest two, and of each power of two the latest that it divides.
+    """Return which states to keep: of each power of two, the latest two that it divides.
 
-    So a run of 1,000 chunks keeps about 11 states, and when a chunk is damaged there is a state before it from which
-    at most about twice as many chunks are repeated as follow the damage.
+    So the latest two stay, and older ones ever further apart: a dozen of 1,000. When a chunk is damaged, there is a
+    state before it from which at most about four times as many chunks are repeated as have followed it.
 
     Parameters
     ----------
     numbers : sequence of int
         Numbers of the states that are there, ascending.
     """
-    latest: dict[int, int] = {}
+    latest: dict[int, list[int]] = {}
     for number in numbers:
         power = 1
-        while number and number % power == 0:
-            latest[power] = number
+        while number % power == 0 and power <= max(number, 1):
+            latest[power] = [*latest.get(power, []), number][-2:]
             power *= 2
-    return {*latest.values(), *numbers[-_LATEST:]}
+    return set().union(*latest.values())
 
 
 def _good_chunks(directory: Path, problems: list[str]) -> dict[int, int]:
