@@ -220,6 +220,8 @@ def extend(
 
     Raises
     ------
+    SpecError
+        If `num_draws` is no whole number of at least 1.
     RunDirectoryError, InputError, CapacityError, WorkerError, Interrupted
         As for `resume`.
     """

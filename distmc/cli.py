@@ -33,8 +33,9 @@ class Commands(click.Group):
         except DistmcError as error:
             _tell(error, ctx.find_root().obj)
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             click.echo("Stopped on request.", err=True)
+            _tell_notes(error)
             ctx.exit(130)
 
 
@@ -47,10 +48,15 @@ def _tell(error: DistmcError, model_file: Path | None) -> None:
         where = location(error.__cause__, model_file)
         if where is not None and where not in str(error):
             click.echo(f"  {where}", err=True)
-    for note in getattr(error, "__notes__", ()):
-        click.echo(note, err=True)
     if isinstance(error, WorkerError) and error.remote_traceback:
         click.echo(f"\nTraceback of the worker:\n{error.remote_traceback.rstrip()}", err=True)
+    _tell_notes(error)
+
+
+def _tell_notes(error: BaseException) -> None:
+    """Show what was noted with an error, such as how to go on with the run."""
+    for note in getattr(error, "__notes__", ()):
+        click.echo(note, err=True)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

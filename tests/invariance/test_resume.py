@@ -20,13 +20,13 @@ import xarray as xr
 from jax.experimental.compilation_cache import compilation_cache
 
 import distmc
-from distmc.errors import Interrupted
+from distmc.errors import Interrupted, RunDirectoryError, SpecError
 from distmc.run import Run
 from distmc.sampling.reports import ChunkReport
 from distmc.spec import RunSpec
 from distmc.storage import RunDirectory
 from distmc.testing.invariance import require_identical
-from distmc.zoo import regression
+from distmc.zoo import normal, regression
 
 NUM_DRAWS, MORE_DRAWS = 20, 10
 # Every second step is kept, so that chunks end between draws too.
@@ -219,6 +219,27 @@ def test_run_that_is_interrupted_again_before_its_first_chunk_is_kept(
 def test_run_begun_here_goes_on_with_two_workers_of_ray(stopped: Path, oracle: xr.DataTree) -> None:
     require_same(resume(stopped, on=distmc.Ray(num_workers=2)), oracle)
     assert len(RunDirectory.open(stopped).read_record().generations[-1].nodes) == 2
+
+
+# Refused --------------------------------------------------------------------------------------------------------------
+
+
+def test_other_data_and_other_models_are_refused_and_change_nothing(stopped: Path) -> None:
+    before = {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()}
+    with pytest.raises(RunDirectoryError, match="other data: rows: 40 in the run, 41 now"):
+        distmc.resume(stopped, regression.build_model(), regression.simulate(41))
+    with pytest.raises(RunDirectoryError, match="another model and other data: the parameters: weights, variance in"):
+        distmc.extend(stopped, normal.build_model(), normal.simulate(40), 5)
+    with pytest.raises(SpecError, match="`num_draws=0`"):
+        extend(stopped, 0)
+    assert {file: file.read_bytes() for file in stopped.rglob("*") if file.is_file()} == before
+
+
+def test_run_that_another_process_writes_is_left_alone(stopped: Path) -> None:
+    directory = RunDirectory.open(stopped)
+    with directory.writing(), pytest.raises(RunDirectoryError, match="Another process is writing"):
+        resume(stopped)
+    assert directory.read_record().status == "failed"
 
 
 # Damaged --------------------------------------------------------------------------------------------------------------
