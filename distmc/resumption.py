@@ -60,7 +60,7 @@ def go_on(
     record = directory.read_record()
     spec = _extended(record.spec, more_draws)
     require_same(directory.path, record, dataclasses.replace(record, **identity(model, data)))
-    require_enough_blocks(on.num_workers, spec.num_blocks or 1)
+    require_enough_blocks(on.fewest_workers, spec.num_blocks or 1)
     if spec == record.spec and _is_complete(directory, record):
         return directory.posterior_file
     with directory.writing():
@@ -68,11 +68,8 @@ def go_on(
         start = _start(directory, model, spec, checkpoint)
         directory.update(spec=spec, status="running", error=None)
         task = WorkerTask(spec=spec, model=model, data=data, start=start)
-        reason = "resume" if more_draws is None else "extend"
         try:
-            return carry_out(
-                directory, task, on, checkpoint=checkpoint, reason=reason, progress=progress, callback=callback
-            )
+            return carry_out(directory, task, on, checkpoint=checkpoint, progress=progress, callback=callback)
         except BaseException as error:
             add_advice(error, directory)
             raise

@@ -121,7 +121,6 @@ def carry_out(
     on: Placement,
     *,
     checkpoint: Checkpoint | None = None,
-    reason: str = "start",
     progress: bool = True,
     callback: Callback | None = None,
 ) -> Path:
@@ -135,8 +134,6 @@ def carry_out(
     on : Local or Ray
     checkpoint : Checkpoint, optional
         Where to go on; not given: at the beginning.
-    reason : str
-        Why workers are started, as run.json shall say.
     progress, callback
         As for `Run.execute`.
 
@@ -145,7 +142,7 @@ def carry_out(
     posterior_file : Path
         The draws. When the run ends early, those so far are there too.
     """
-    ledger = _Ledger(directory, task.spec, reason, callback)
+    ledger = _Ledger(directory, task.spec, callback)
     try:
         if checkpoint is None or checkpoint.step < task.spec.num_steps:
             tally = Tally(task.spec)
@@ -162,10 +159,9 @@ def carry_out(
 class _Ledger:
     """Writes down what a session reports."""
 
-    def __init__(self, directory: RunDirectory, spec: RunSpec, reason: str, callback: Callback | None) -> None:
+    def __init__(self, directory: RunDirectory, spec: RunSpec, callback: Callback | None) -> None:
         self._directory = directory
         self._spec = spec
-        self._reason = reason
         self._callback = callback
         self._timings: dict[str, float] = {}
         self._is_closed = False
@@ -201,8 +197,10 @@ class _Ledger:
                 self._timings[f"{event.stage} began"] = round(event.seconds, 3)
                 self._directory.update(timings=dict(self._timings))
             case WorkersStarted():
-                self._directory.add_generation(self._reason, tuple(member.node for member in event.members))
-                self._reason = "workers changed"
+                self._directory.add_generation(event.reason, tuple(member.node for member in event.members))
+                if event.generation > 0:
+                    # Stages of one generation only, or their lengths could not be told.
+                    self._timings.clear()
             case RunEnded() if event.error is not None:
                 # Before the workers are let go of: whoever stops a job may wait only seconds before it is killed.
                 self.close(event.error)

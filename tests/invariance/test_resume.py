@@ -162,7 +162,7 @@ def test_run_stopped_among_its_draws_is_readable_at_once_and_goes_on(stopped: Pa
     require_same(resume(stopped), oracle)
     record = RunDirectory.open(stopped).read_record()
     assert (record.status, record.error) == ("finished", None)
-    assert [generation.reason for generation in record.generations] == ["start", "resume"]
+    assert [generation.reason for generation in record.generations] == ["the run began", "the run was resumed"]
     with xr.open_datatree(stopped / "posterior.nc") as complete:
         assert complete.attrs["is_partial"] == 0
 
