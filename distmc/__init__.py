@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distmc import errors
-    from distmc.api import check, sample, verdict
+    from distmc.api import check, extend, resume, sample, verdict
     from distmc.data.data import Data
     from distmc.data.ragged import ragged
     from distmc.diagnostics.summary import summarise
@@ -38,10 +38,12 @@ __all__ = [
     "Slice",
     "check",
     "errors",
+    "extend",
     "open_run",
     "optimize",
     "ragged",
     "read_data",
+    "resume",
     "sample",
     "summarise",
     "verdict",
@@ -51,7 +53,7 @@ __all__ = [
 # Names are loaded when they are first used. JAX takes two seconds to import, which `distmc --help` need not wait for,
 # and the command line can decide on JAX's devices before it is there.
 _MODULES = {
-    "distmc.api": ("check", "sample", "verdict"),
+    "distmc.api": ("check", "extend", "resume", "sample", "verdict"),
     "distmc.data.data": ("Data",),
     "distmc.data.ragged": ("ragged",),
     "distmc.diagnostics.summary": ("summarise",),

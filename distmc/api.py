@@ -139,6 +139,114 @@ def sample(
     return tree
 
 
+def resume(
+    path: "PathLike",
+    model: Model,
+    data: Data | Mapping[str, Any],
+    *,
+    on: Placement | None = None,
+    callback: "Callback | None" = None,
+    progress: bool = True,
+) -> "xr.DataTree":
+    """Take up a run that was stopped, failed or was killed, and bring it to its end.
+
+    The draws are those of an uninterrupted run, to the bit. A run that is finished is returned as it is.
+
+    Parameters
+    ----------
+    path : path
+        Directory of the run.
+    model : Model
+    data : Data or mapping of array
+        Those that the run began with.
+    on : Local or Ray, optional
+        Where to compute; need not be where the run began. This process (`Local()`), if not given.
+    callback, progress
+        As for `sample`; chunks that are on disk already are not told of again.
+
+    Returns
+    -------
+    tree : xarray.DataTree
+        As from `sample`, from the first draw on.
+
+    Raises
+    ------
+    RunDirectoryError
+        If there is no run, another process writes it, or model or data are others; names what differs.
+    InputError
+        If something given cannot be used; nothing has been started.
+    CapacityError, WorkerError, Interrupted
+        See `distmc.errors`. What was committed is kept, and the run can be resumed again.
+
+    Warns
+    -----
+    UserWarning
+        If a file of the run is damaged or missing, so that steps are repeated, or if libraries have other versions
+        than when the run began, so that the last bits may differ.
+    """
+    return _go_on(path, model, data, on, None, callback, progress)
+
+
+def extend(
+    path: "PathLike",
+    model: Model,
+    data: Data | Mapping[str, Any],
+    num_draws: int,
+    *,
+    on: Placement | None = None,
+    callback: "Callback | None" = None,
+    progress: bool = True,
+) -> "xr.DataTree":
+    """Add draws to a run, as if they had been asked for at first, to the bit.
+
+    A run that is not finished is brought to its new end.
+
+    Parameters
+    ----------
+    path : path
+        Directory of the run.
+    model : Model
+    data : Data or mapping of array
+        Those that the run began with.
+    num_draws : int
+        Draws of each chain to add to those asked for before.
+    on, callback, progress
+        As for `resume`, which takes up an extension that was stopped, too.
+
+    Returns
+    -------
+    tree : xarray.DataTree
+        As from `sample`, from the first draw on.
+
+    Raises
+    ------
+    SpecError
+        If `num_draws` is no whole number of at least 1.
+    RunDirectoryError, InputError, CapacityError, WorkerError, Interrupted
+        As for `resume`.
+    """
+    if num_draws is None:
+        raise SpecError("`num_draws=None` must be a whole number of at least 1: the draws to add.")
+    return _go_on(path, model, data, on, num_draws, callback, progress)
+
+
+def _go_on(
+    path: "PathLike",
+    model: Model,
+    data: Data | Mapping[str, Any],
+    on: Placement | None,
+    more_draws: int | None,
+    callback: "Callback | None",
+    progress: bool,
+) -> "xr.DataTree":
+    from distmc.resumption import go_on
+    from distmc.storage import open_run
+
+    _require_function(callback)
+    go_on(path, model, Data.coerce(data), on or Local(), more_draws=more_draws, progress=progress, callback=callback)
+    return open_run(path)
+
+
 def _require_function(callback: object) -> None:
     if callback is not None and not callable(callback):
         raise SpecError(f"`callback={callback!r}` is not a function; give `fn(report, draws)`.")

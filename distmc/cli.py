@@ -10,19 +10,17 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
 
 from distmc import demo as words_demo
+from distmc.commands.going_on import extend, resume
+from distmc.commands.options import Command, load, placement, placement_options, prepare_process
+from distmc.commands.status import status
 from distmc.errors import DistmcError, ModelError, SpecError, WorkerError
 from distmc.samplers import SAMPLERS, Sampler, sampler_named
-from distmc.spec import Local, Placement, Precision, Ray, RunSpec
-
-if TYPE_CHECKING:
-    from distmc.model_file import ModelFile
-
-Command = TypeVar("Command", bound=Callable[..., Any])
+from distmc.spec import Precision, RunSpec
 
 
 class Commands(click.Group):
@@ -35,8 +33,9 @@ class Commands(click.Group):
         except DistmcError as error:
             _tell(error, ctx.find_root().obj)
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             click.echo("Stopped on request.", err=True)
+            _tell_notes(error)
             ctx.exit(130)
 
 
@@ -51,6 +50,13 @@ def _tell(error: DistmcError, model_file: Path | None) -> None:
             click.echo(f"  {where}", err=True)
     if isinstance(error, WorkerError) and error.remote_traceback:
         click.echo(f"\nTraceback of the worker:\n{error.remote_traceback.rstrip()}", err=True)
+    _tell_notes(error)
+
+
+def _tell_notes(error: BaseException) -> None:
+    """Show what was noted with an error, such as how to go on with the run."""
+    for note in getattr(error, "__notes__", ()):
+        click.echo(note, err=True)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -100,31 +106,6 @@ def _model_options(command: Command) -> Command:
     return command
 
 
-def _placement_options(command: Command) -> Command:
-    """Add where to compute."""
-    options = (
-        click.option(
-            "--workers",
-            type=int,
-            default=1,
-            show_default=True,
-            help="1: this process, without Ray, unless a Ray option says otherwise. More: workers of a Ray cluster.",
-        ),
-        click.option("--local", is_flag=True, help="Compute in this process, without Ray."),
-        click.option(
-            "--address",
-            metavar="HOST:PORT",
-            help='Ray cluster to use, "auto" to find one, "local" to start one on this machine. [default: that of '
-            "RAY_ADDRESS, else one started on this machine]",
-        ),
-        click.option("--cpus-per-worker", type=int, metavar="N", help="Cores of each worker. [default: 1]"),
-        click.option("--gpus-per-worker", type=int, metavar="N", help="GPUs of each worker, 0 or 1. [default: 0]"),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 @cli.command()
 @click.option("--words", type=int, default=words_demo.NUM_WORDS, show_default=True, help="Words to listen to.")
 @click.option("--workers", type=int, default=words_demo.NUM_WORKERS, show_default=True, help="Ray workers; 1: no Ray.")
@@ -140,7 +121,7 @@ def demo(words: int, workers: int, chains: int, warmup: int, draws: int, seed: i
     """
     spec = RunSpec(num_chains=chains, num_warmup=warmup, num_draws=draws, seed=seed)
     on = placement(workers)
-    _prepare_process(on)
+    prepare_process(on)
     words_demo.run(words, spec, on, out)
 
 
@@ -163,7 +144,7 @@ def demo(words: int, workers: int, chains: int, warmup: int, draws: int, seed: i
 )
 @click.option("--thin", type=int, default=RunSpec.thin, show_default=True, help="Steps for each kept draw.")
 @click.option("--out", metavar="DIRECTORY", help="Where the run goes; must not hold one yet. [default: runs/FILE]")
-@_placement_options
+@placement_options
 @click.option("--progress/--no-progress", default=True, help="Show how the run is going.")
 def sample(
     reference: str,
@@ -188,7 +169,7 @@ def sample(
     INITIAL may also be a function of (num_chains, seed).
     """
     on = placement(**where)
-    _prepare_process(on)
+    prepare_process(on)
     began = time.monotonic()
     # Settings are looked at before files are.
     spec = RunSpec(
@@ -201,7 +182,7 @@ def sample(
         precision=precision,
         num_blocks=blocks,
     )
-    user = _load(reference)
+    user = load(reference)
     from distmc.model.sampler_fit import default_sampler
     from distmc.run import Run
     from distmc.storage import doubt_about, read_data
@@ -212,8 +193,16 @@ def sample(
     path = out or Path("runs") / user.file.stem
     if doubt := doubt_about(path):
         click.secho(f"Warning: {doubt}", fg="yellow", err=True)
-    initial = user.starting_values(chains, seed)
-    prepared = Run.prepare(user.model, read_data(data), spec, on, initial=initial, dims=user.dims, coords=user.coords)
+    prepared = Run.prepare(
+        user.model,
+        read_data(data),
+        spec,
+        on,
+        initial=user.starting_values(chains, seed),
+        dims=user.dims,
+        coords=user.coords,
+        source={"model": reference, "data": data, "directory": os.getcwd()},
+    )
     file = prepared.execute(path, progress=progress)
     from distmc import render
 
@@ -234,7 +223,7 @@ def _a_default_with(settings: dict[str, Any]) -> Sampler:
 @_model_options
 def check(reference: str, data: str, chains: int, seed: int, precision: Any, blocks: int | None) -> None:
     """Check a model with its data, without sampling: shapes, gradients, rows, precision, padding."""
-    user = _load(reference)
+    user = load(reference)
     from distmc.model.preflight import check as run_checks
     from distmc.model.sampler_fit import default_sampler
     from distmc.storage import read_data
@@ -258,31 +247,8 @@ def summary(run: str, every: bool) -> None:
     render.show_run(run, with_table=True, every=every)
 
 
-def placement(
-    workers: int,
-    local: bool = False,
-    address: str | None = None,
-    cpus_per_worker: int | None = None,
-    gpus_per_worker: int | None = None,
-) -> Placement:
-    """Return where to compute; one worker needs no Ray unless an option of Ray is given.
-
-    Raises
-    ------
-    click.UsageError
-        If `local` and other options exclude each other.
-    SpecError
-        If a count is impossible.
-    """
-    options = {"address": address, "num_cpus_per_worker": cpus_per_worker, "num_gpus_per_worker": gpus_per_worker}
-    given = {name: value for name, value in options.items() if value is not None}
-    on_ray = Ray(num_workers=workers, **given)  # type: ignore[arg-type]
-    if local and (workers != 1 or given):
-        raise click.UsageError(
-            "--local computes in this process, which is one worker without Ray; leave out --local, or the other "
-            "options of where to compute."
-        )
-    return on_ray if workers > 1 or given else Local()
+for command in (resume, extend, status):
+    cli.add_command(command)
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -294,23 +260,6 @@ def _setting(text: str) -> tuple[str, Any]:
         return name.strip().replace("-", "_"), json.loads(value)
     except json.JSONDecodeError:
         return name.strip().replace("-", "_"), value
-
-
-def _prepare_process(on: Placement) -> None:
-    """Settle what JAX and Ray read from the environment when they are first imported."""
-    if isinstance(on, Ray):
-        # JAX in this process would take most memory of the GPUs that the workers are to own.
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        # The root cause is told in the end; what follows from it, worker by worker, is not worth a traceback.
-        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
-
-
-def _load(reference: str) -> "ModelFile":
-    from distmc.model_file import load_model_file, split_reference
-
-    # Where an error comes from the user's own lines, they are shown with it.
-    click.get_current_context().find_root().obj = split_reference(reference)[0]
-    return load_model_file(reference)
 
 
 def main() -> None:

@@ -79,6 +79,7 @@ def run(num_words: int, spec: RunSpec, on: Placement, path: str, console: Consol
         initial=words.starting_values(spec.num_chains, spec.seed),
         dims=words.DIMS,
         coords=words.COORDS,
+        source={"words": str(num_words)},
     )
     file = run.execute(directory)
     show_states(directory, data.rows["length"], console)
@@ -95,8 +96,9 @@ def free_path(path: str) -> Path:
     return candidate
 
 
-def show_states(path: Path, lengths: "NumpyArray", console: Console) -> None:
+def show_states(path: Path, lengths: "NumpyArray", console: Console | None = None) -> None:
     """Show which phones each hidden state speaks, from the draws of a run."""
+    console = console or Console()
     from distmc.storage import open_run
     from distmc.zoo.word_states import compare_with_phonetics, hidden_states
 

@@ -9,21 +9,22 @@ from typing import Any, Self, TypeAlias
 
 from distmc.data.blocks import plan_blocks
 from distmc.data.data import Data
-from distmc.errors import Interrupted, SpecError
-from distmc.model.fingerprint import fingerprint
+from distmc.data.facts import combine
+from distmc.errors import DistmcError, Interrupted, SpecError
+from distmc.model.fingerprint import facts
 from distmc.model.model import Model
 from distmc.model.preflight import cheap_checks
 from distmc.model.start import starting_positions
 from distmc.model.transforms import Unconstrainer
 from distmc.orchestration import session
-from distmc.orchestration.events import OnEvent, RunEvent, StageBegan, WorkersStarted
+from distmc.orchestration.events import OnEvent, RunEnded, RunEvent, StageBegan, WorkersStarted
 from distmc.progress import Tally, display
 from distmc.sampling.algorithms import schedule_of
 from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.sampling.worker import WorkerTask, require_enough_blocks
 from distmc.spec import Placement, RunSpec
-from distmc.storage import Layout, RunDirectory, RunRecord
-from distmc.types import NumpyArray
+from distmc.storage import Layout, RunDirectory, RunRecord, how_to_go_on
+from distmc.types import Checkpoint, NumpyArray
 
 Callback: TypeAlias = Callable[[ChunkReport, dict[str, NumpyArray]], object]
 """Told of every committed chunk and its draws."""
@@ -58,6 +59,7 @@ class Run:
         initial: Mapping[str, Any] | None = None,
         dims: Mapping[str, Sequence[str]] | None = None,
         coords: Mapping[str, Sequence[Any]] | None = None,
+        source: Mapping[str, str] | None = None,
     ) -> Self:
         """Check everything that can be checked in this process and decide what was left open.
 
@@ -66,8 +68,7 @@ class Run:
         InputError
             If model, data, settings and starting values do not fit together.
         """
-        _require_kind("model", model, Model, "a `distmc.Model`")
-        _require_kind("on", on, Placement, "`distmc.Local()` or `distmc.Ray(...)`")
+        require_kinds(model, on)
         layout = Layout(shapes=Unconstrainer(model).shapes, dims=dims or {}, coords=coords or {})
         cheap_checks(model, data, spec, initial=initial)
         blocks = plan_blocks(data, spec.num_blocks)
@@ -76,9 +77,9 @@ class Run:
         start = starting_positions(model, spec.num_chains, spec.seed, initial)
         record = RunRecord(
             spec=spec,
-            model_fingerprint=fingerprint(model, data),
-            data_fingerprint=data.fingerprint(),
             layout=layout,
+            source=source or {},
+            **identity(model, data),
         )
         return cls(task=WorkerTask(spec=spec, model=model, data=data, start=start), on=on, record=record)
 
@@ -104,49 +105,149 @@ class Run:
         RunDirectoryError, CapacityError, WorkerError, Interrupted
             Draws that were committed before are kept and readable with `open_run`.
         """
-        directory = RunDirectory.create(path, self.record)
+        directory = RunDirectory.create(path, self.record, self.task.start)
         try:
             with directory.writing():
-                with display(Tally(self.task.spec)) if progress else contextlib.nullcontext(_ignore) as show:
-                    self._sample(directory, show, callback)
-                return directory.finish()
-        except (Interrupted, KeyboardInterrupt):
+                return carry_out(directory, self.task, self.on, progress=progress, callback=callback)
+        except BaseException as error:
             if not directory.discard_if_empty():
-                directory.update(status="interrupted")
-            raise
-        except BaseException:
-            if not directory.discard_if_empty():
-                directory.update(status="failed")
+                add_advice(error, directory)
             raise
 
-    def _sample(self, directory: RunDirectory, show: OnEvent, callback: Callback | None) -> None:
-        timings: dict[str, float] = {}
 
-        def commit(report: ChunkReport, arrays: ChunkArrays) -> None:
-            directory.write_chunk(
-                chunk=arrays.chunk,
-                phase=arrays.phase,
-                first_step=arrays.first_step,
-                num_steps=report.num_steps,
-                draws=arrays.draws,
-                stats=arrays.stats,
-                unconstrained=arrays.unconstrained if self.task.spec.keep_unconstrained else None,
-                seconds=report.seconds,
-            )
-            directory.write_state(chunk=arrays.chunk, step=report.step, state=arrays.state)
-            if callback is not None:
-                callback(report, arrays.draws)
+def carry_out(
+    directory: RunDirectory,
+    task: WorkerTask,
+    on: Placement,
+    *,
+    checkpoint: Checkpoint | None = None,
+    progress: bool = True,
+    callback: Callback | None = None,
+) -> Path:
+    """Compute the draws that a run directory still lacks and put them together.
+
+    Parameters
+    ----------
+    directory : RunDirectory
+        Where this process is known as the one that writes.
+    task : WorkerTask
+    on : Local or Ray
+    checkpoint : Checkpoint, optional
+        Where to go on; not given: at the beginning.
+    progress, callback
+        As for `Run.execute`.
+
+    Returns
+    -------
+    posterior_file : Path
+        The draws. When the run ends early, those so far are there too.
+    """
+    ledger = _Ledger(directory, task.spec, callback)
+    try:
+        if checkpoint is None or checkpoint.step < task.spec.num_steps:
+            tally = Tally(task.spec)
+            tally.step = checkpoint.step if checkpoint else 0
+            with display(tally) if progress else contextlib.nullcontext(_ignore) as show:
+                on_event = ledger.telling(show)
+                session.run(task, on, commit=ledger.commit, on_event=on_event, checkpoint=checkpoint)
+        return directory.finish()
+    except BaseException as error:
+        ledger.close(error)
+        raise
+
+
+class _Ledger:
+    """Writes down what a session reports."""
+
+    def __init__(self, directory: RunDirectory, spec: RunSpec, callback: Callback | None) -> None:
+        self._directory = directory
+        self._spec = spec
+        self._callback = callback
+        self._timings: dict[str, float] = {}
+        self._is_closed = False
+
+    def commit(self, report: ChunkReport, arrays: ChunkArrays) -> None:
+        """Write a chunk, then the state after it."""
+        self._directory.write_chunk(
+            chunk=arrays.chunk,
+            phase=arrays.phase,
+            first_step=arrays.first_step,
+            num_steps=report.num_steps,
+            draws=arrays.draws,
+            stats=arrays.stats,
+            unconstrained=arrays.unconstrained if self._spec.keep_unconstrained else None,
+            seconds=report.seconds,
+        )
+        self._directory.write_state(chunk=arrays.chunk, step=report.step, state=arrays.state)
+        if self._callback is not None:
+            self._callback(report, arrays.draws)
+
+    def telling(self, show: OnEvent) -> OnEvent:
+        """Return what is to be told of every event: it is noted, then shown."""
 
         def on_event(event: RunEvent) -> None:
-            if isinstance(event, StageBegan):
-                timings[f"{event.stage} began"] = round(event.seconds, 3)
-                directory.update(timings=dict(timings))
-            elif isinstance(event, WorkersStarted):
-                reason = "start" if event.generation == 0 else "workers changed"
-                directory.add_generation(reason, tuple(member.node for member in event.members))
+            self._note(event)
             show(event)
 
-        session.run(self.task, self.on, commit=commit, on_event=on_event)
+        return on_event
+
+    def _note(self, event: RunEvent) -> None:
+        match event:
+            case StageBegan():
+                self._timings[f"{event.stage} began"] = round(event.seconds, 3)
+                self._directory.update(timings=dict(self._timings))
+            case WorkersStarted():
+                self._directory.add_generation(event.reason, tuple(member.node for member in event.members))
+                if event.generation > 0:
+                    # Stages of one generation only, or their lengths could not be told.
+                    self._timings.clear()
+            case RunEnded() if event.error is not None:
+                # Before the workers are let go of: whoever stops a job may wait only seconds before it is killed.
+                self.close(event.error)
+
+    def close(self, error: BaseException) -> None:
+        """Note why the run ends early and put its draws together; what goes wrong here hides no other error."""
+        if self._is_closed:
+            return
+        is_stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        with contextlib.suppress(DistmcError):
+            self._directory.update(status="interrupted" if is_stopped else "failed", error=_in_words(error))
+        self._is_closed = True
+        with contextlib.suppress(DistmcError):
+            self._directory.write_partial()
+
+
+def _in_words(error: BaseException) -> str:
+    return str(error) if isinstance(error, DistmcError) else f"{type(error).__name__}: {error}".removesuffix(": ")
+
+
+def add_advice(error: BaseException, directory: RunDirectory) -> None:
+    """Note with an error how to go on with the run that it ended."""
+    with contextlib.suppress(DistmcError):
+        error.add_note(f"To go on with it: `{how_to_go_on(directory.path, directory.read_record())}`.")
+
+
+def identity(model: Model, data: Data) -> dict[str, Any]:
+    """Return the fields of a `RunRecord` by which model and data are known again."""
+    of_model, of_data = facts(model, data), data.facts()
+    return {
+        "model_fingerprint": combine(of_model),
+        "data_fingerprint": combine(of_data),
+        "model_facts": of_model,
+        "data_facts": of_data,
+    }
+
+
+def require_kinds(model: object, on: object) -> None:
+    """Refuse what is no model and what is no place to compute.
+
+    Raises
+    ------
+    SpecError
+        Names the type that was given.
+    """
+    _require_kind("model", model, Model, "a `distmc.Model`")
+    _require_kind("on", on, Placement, "`distmc.Local()` or `distmc.Ray(...)`")
 
 
 def _require_kind(name: str, value: object, kind: Any, needed: str) -> None:

@@ -5,13 +5,16 @@ unconstrained coordinate vector of all chains at once: ``(num_chains, num_dimens
 """
 
 import dataclasses
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import jax
 import numpy as np
 
+if TYPE_CHECKING:
+    import jax
+
+    Array: TypeAlias = jax.Array
+
 PyTree: TypeAlias = Any
-Array: TypeAlias = jax.Array
 NumpyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 """A NumPy array of any type and shape."""
 
@@ -36,3 +39,12 @@ class Checkpoint:
     chunk: int
     step: int
     arrays: dict[str, NumpyArray]
+
+
+def __getattr__(name: str) -> Any:
+    """Load JAX with the first use of `Array`: storage needs none of it, and looking at a run should not wait for it."""
+    if name == "Array":
+        import jax
+
+        return jax.Array
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from distmc.data.facts import HASH, combine
 from distmc.errors import DataError
 from distmc.types import NumpyArray
 
@@ -98,14 +99,26 @@ class Data:
 
         The order in which variables were given does not matter.
         """
-        digest = hashlib.sha256()
-        digest.update(repr((self.length, sorted(self.missing), sorted(self.ragged or ()))).encode())
-        for group, variables in (("rows", self.rows), ("constants", self.constants or {})):
-            for name in sorted(variables):
-                array = variables[name]
-                digest.update(repr((group, name, array.dtype.str, array.shape)).encode())
-                _update_with_values(digest, array)
-        return digest.hexdigest()
+        return combine(self.facts())
+
+    def facts(self) -> dict[str, str]:
+        """Return what the fingerprint is taken of, part by part, so that two sets of data can be told apart in words.
+
+        Returns
+        -------
+        facts : dict of str
+            By the name of the part: words where there are some, ``sha256:...`` for values.
+        """
+        found = {"rows": str(self.num_rows), "`length`": str(self.length)}
+        found["`missing`"] = ", ".join(sorted(self.missing)) or "none"
+        found["`ragged`"] = ", ".join(sorted(self.ragged or ())) or "none"
+        for name, array in sorted(self.rows.items()):
+            found[f"row variable `{name}`"] = f"{array.dtype} of shape {array.shape[1:]} for each row"
+            found[f"the content of `{name}`"] = _hash(array)
+        for name, array in sorted((self.constants or {}).items()):
+            found[f"constant `{name}`"] = f"{array.dtype} of shape {array.shape}"
+            found[f"the content of `{name}`"] = _hash(array)
+        return found
 
     def _find_ragged(self, rows: dict[str, NumpyArray]) -> tuple[str, ...] | None:
         if self.length is None:
@@ -310,14 +323,17 @@ def _describe_nan(
     )
 
 
-def _update_with_values(digest: "hashlib._Hash", array: NumpyArray) -> None:
-    """Hash values in C order, a bounded piece at a time."""
-    if array.ndim == 0 or array.size == 0:
-        digest.update(array.tobytes())
-        return
-    rows_per_piece = max(1, (1 << 24) // max(1, array.nbytes // len(array)))
-    for first in range(0, len(array), rows_per_piece):
-        digest.update(np.ascontiguousarray(array[first : first + rows_per_piece]).data)
+def _hash(array: NumpyArray) -> str:
+    """Return a hash of values in C order, taken a bounded piece at a time."""
+    pieces = [array]
+    if array.ndim and array.size:
+        rows_per_piece = max(1, (1 << 24) // max(1, array.nbytes // len(array)))
+        pieces = [array[first : first + rows_per_piece] for first in range(0, len(array), rows_per_piece)]
+    digest = hashlib.sha256()
+    for piece in pieces:
+        # An array without values has no buffer that could be hashed.
+        digest.update(np.ascontiguousarray(piece).data if piece.size else b"")
+    return f"{HASH}{digest.hexdigest()}"
 
 
 def _quote(names: Any) -> str:

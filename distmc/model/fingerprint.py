@@ -13,9 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 from jax.extend import core
 
 from distmc.data.data import Data
+from distmc.data.facts import combine
 from distmc.model.abstract import shape_struct
 from distmc.model.density import log_prior_density, row_contributions
 from distmc.model.model import Model, Parameter
@@ -50,27 +52,64 @@ def fingerprint(model: Model, data: Data) -> str:
     ModelError
         If one of the model's functions cannot be traced.
     """
-    digest = hashlib.sha256()
+    return combine(facts(model, data))
+
+
+def facts(model: Model, data: Data) -> dict[str, str]:
+    """Return what the fingerprint is taken of, part by part, so that two models can be told apart in words.
+
+    Returns
+    -------
+    facts : dict of str
+        By the name of the part: words where there are some, ``sha256:...`` where only a hash can say it.
+    """
     with jax.enable_x64(True):
         unconstrainer = Unconstrainer(model)
-        for name, parameter in model.parameters.items():
-            kind = "flat" if isinstance(parameter, Parameter) else type(parameter).__name__
-            digest.update(f"{name} {unconstrainer.shapes[name]} {kind}\n".encode())
-        flat = shape_struct((unconstrainer.num_dimensions,), jnp.float64)
         params = {name: shape_struct(shape, jnp.float64) for name, shape in unconstrainer.shapes.items()}
-        rows = {name: shape_struct((_NUM_ROWS, *array.shape[1:]), array.dtype) for name, array in data.rows.items()}
-        constants = {name: shape_struct(array.shape, array.dtype) for name, array in (data.constants or {}).items()}
+        found = {"the parameters": ", ".join(model.parameters)}
+        for name, parameter in model.parameters.items():
+            found[f"`{name}`"] = f"{_kind(parameter)} of shape {unconstrainer.shapes[name]}"
+            found[f"the support of `{name}`"] = _of_support(unconstrainer, name)
+            if not isinstance(parameter, Parameter):
+                found[f"the prior of `{name}`"] = _of_programs((parameter.log_prob, params[name]))
+        found["the priors together with `log_prior`"] = _of_programs(
+            (lambda params: log_prior_density(model, params), params)
+        )
+        found["`is_differentiable`"] = str(model.is_differentiable)
+        found["`log_likelihood`, or an array that it uses,"] = _of_likelihood(model, data, params)
+    return found
 
-        def log_likelihood(params: Any, rows: Any, constants: Any) -> Any:
-            return jnp.sum(row_contributions(model, params, rows, constants))
 
-        _add_program(digest, unconstrainer.constrain, flat)
-        _add_program(digest, lambda params: log_prior_density(model, params), params)
-        # The gradient is part of the model where a function brings its own, as `jax.custom_vjp` allows.
-        computed = jax.value_and_grad(log_likelihood) if model.is_differentiable else log_likelihood
-        digest.update(f"is_differentiable {model.is_differentiable}\n".encode())
-        _add_program(digest, computed, params, rows, constants)
-    return digest.hexdigest()
+def _kind(parameter: Any) -> str:
+    """Return the name of a prior, looking into those that only give another one a shape."""
+    while isinstance(parameter, dist.ExpandedDistribution | dist.Independent):
+        parameter = parameter.base_dist
+    return "flat" if isinstance(parameter, Parameter) else type(parameter).__name__
+
+
+def _of_support(unconstrainer: Unconstrainer, name: str) -> str:
+    flat = shape_struct(unconstrainer.unconstrained_shapes[name], jnp.float64)
+    return _of_programs((lambda flat: unconstrainer.constrain_one(name, flat), flat))
+
+
+def _of_likelihood(model: Model, data: Data, params: dict[str, Any]) -> str:
+    rows = {name: shape_struct((_NUM_ROWS, *array.shape[1:]), array.dtype) for name, array in data.rows.items()}
+    constants = {name: shape_struct(array.shape, array.dtype) for name, array in (data.constants or {}).items()}
+
+    def log_likelihood(params: Any, rows: Any, constants: Any) -> Any:
+        return jnp.sum(row_contributions(model, params, rows, constants))
+
+    # The gradient is part of the model where a function brings its own, as `jax.custom_vjp` allows.
+    computed = jax.value_and_grad(log_likelihood) if model.is_differentiable else log_likelihood
+    return _of_programs((computed, params, rows, constants))
+
+
+def _of_programs(*calls: tuple[Any, ...]) -> str:
+    """Return a hash of functions, each with the shapes of its arguments."""
+    digest = hashlib.sha256()
+    for function, *arguments in calls:
+        _add_program(digest, function, *arguments)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _add_program(digest: "hashlib._Hash", function: Callable[..., Any], *arguments: Any) -> None:

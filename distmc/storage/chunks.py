@@ -86,6 +86,26 @@ def read_chunk(header: ChunkHeader) -> dict[str, NumpyArray]:
     return arrays
 
 
+def read_verified(number: int, path: Path) -> ChunkHeader:
+    """Return the header of a chunk whose content is whole.
+
+    Parameters
+    ----------
+    number : int
+        Which chunk it should be.
+    path : Path
+        The file.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the file is missing, damaged, or another chunk.
+    """
+    header = _read_header(number, path)
+    read_chunk(header)
+    return header
+
+
 def committed(directory: Path) -> list[ChunkHeader]:
     """Return the headers of the chunks in a directory, which follow each other without a gap.
 

@@ -71,6 +71,25 @@ def remove(path: Path) -> None:
         raise RunDirectoryError(f"`{path}` could not be removed: {describe(error)}.") from error
 
 
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Return `path` as one of a mounted file system.
+
+    Raises
+    ------
+    RunDirectoryError
+        If it is no path, or a web address.
+    """
+    if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
+        raise RunDirectoryError(f"{path!r} is not a path; give that of a directory.")
+    text = os.fspath(path)
+    if "://" in text:
+        raise RunDirectoryError(
+            f"`{text}` is a web address; a run is written to a directory of a mounted file system, so that files can "
+            "be renamed in one step. Give a local path and copy the directory afterwards."
+        )
+    return Path(text).expanduser()
+
+
 def doubt_about(path: str | os.PathLike[str]) -> str:
     """Return a warning if `path` lies in a folder that Ray made for a job and will delete, else nothing."""
     absolute = Path(path).expanduser().absolute()

@@ -85,6 +85,13 @@ class RunRecord:
         Seconds by what they were spent on.
     created_at : str
         Time in UTC, ISO 8601.
+    model_facts, data_facts : mapping of str to str
+        What the fingerprints are taken of, part by part, to say in words what differs.
+    error : str or None
+        Why the run ended before its end, root cause first, where it could still say so.
+    source : mapping of str to str
+        What the command line was given: `model`, `data` and the `directory` they were named in, or `words` of the
+        demonstration. Empty: the run was started from Python.
     """
 
     spec: RunSpec
@@ -96,6 +103,15 @@ class RunRecord:
     generations: tuple[Generation, ...] = ()
     timings: Mapping[str, float] = dataclasses.field(default_factory=dict)
     created_at: str = dataclasses.field(default_factory=now)
+    model_facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    data_facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    error: str | None = None
+    source: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def num_workers(self) -> int:
+        """Workers of the latest generation."""
+        return len(self.generations[-1].nodes) if self.generations else 1
 
     def to_json(self) -> str:
         """Return JSON text that `from_json` turns back into an equal record."""

@@ -5,12 +5,13 @@
     runs/words/
       run.json          spec, versions, fingerprints, layout, generations, timings, status
       run.lock          held by the process that writes, while it does
+      start.nc          where the chains start
       chunks/000012.nc  committed draws and statistics
       state/000012.nc   what a resumed run needs
-      posterior.nc      all chunks as one DataTree, once the run is finished
+      posterior.nc      all chunks as one DataTree, once the run has ended, finished or not
 
 A chunk counts from the moment its file has its final name; its state is written after it. A run that continues
-reads the latest state, discards the chunks beyond it and repeats them. One process writes; any number may read.
+reads the latest good state, discards the chunks beyond it and repeats them. One process writes; any number may read.
 """
 
 import contextlib
@@ -24,15 +25,17 @@ from typing import Any
 from distmc.errors import RunDirectoryError
 from distmc.storage import assembly
 from distmc.storage.chunks import ChunkHeader, committed, numbered, write_chunk
-from distmc.storage.files import describe, flush_directory, remove, write_text
+from distmc.storage.files import describe, flush_directory, local_path, remove, write_text
+from distmc.storage.identity import taken
 from distmc.storage.netcdf import read_arrays, write_arrays
 from distmc.storage.record import Generation, RunRecord
+from distmc.storage.recovery import recover, states_to_keep
 from distmc.storage.schema import Phase
 from distmc.storage.writer import is_abandoned, writing
 from distmc.types import Checkpoint, NumpyArray
 
-RECORD, LOCK, CHUNKS, STATE, POSTERIOR = "run.json", "run.lock", "chunks", "state", "posterior.nc"
-NUM_STATES_KEPT = 2
+RECORD, LOCK, START, CHUNKS, STATE = "run.json", "run.lock", "start.nc", "chunks", "state"
+POSTERIOR = "posterior.nc"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,7 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], record: RunRecord) -> "RunDirectory":
+    def create(cls, path: str | os.PathLike[str], record: RunRecord, start: NumpyArray | None = None) -> "RunDirectory":
         """Make the directory of a new run; nothing is left behind when that is refused.
 
         Parameters
@@ -57,17 +60,22 @@ class RunDirectory:
             A directory that does not exist yet or is empty; parents are made.
         record : RunRecord
             What run.json shall say.
+        start : float64 array (num_chains, num_dimensions), optional
+            Unconstrained positions where the chains start, for a run that has to begin again.
 
         Raises
         ------
         RunDirectoryError
             If something is there already, or the directory cannot be written.
         """
-        directory = cls(_local_path(path))
+        directory = cls(local_path(path))
         directory._refuse_taken(record)
         made: list[Path] = []
         try:
             directory._claim(made)
+            if start is not None:
+                write_arrays(directory.path / START, {"position": start}, {})
+            # Last: a directory with a record is a run that can be resumed.
             directory.write_record(record)
             flush_directory(directory.path.parent)
         except BaseException:
@@ -84,7 +92,7 @@ class RunDirectory:
         RunDirectoryError
             If there is no run, or its record is damaged.
         """
-        directory = cls(_local_path(path))
+        directory = cls(local_path(path))
         directory.read_record()
         return directory
 
@@ -204,7 +212,7 @@ class RunDirectory:
         return committed(self.path / CHUNKS)
 
     def write_state(self, *, chunk: int, step: int, state: Mapping[str, NumpyArray]) -> str:
-        """Save what a resumed run needs after `chunk`; the latest two are kept.
+        """Save what a resumed run needs after `chunk`; the latest two are kept, and older ones ever further apart.
 
         Parameters
         ----------
@@ -226,9 +234,34 @@ class RunDirectory:
             If the file cannot be written.
         """
         checksum = write_arrays(self._file(STATE, chunk), state, {"chunk": int(chunk), "step": int(step)})
-        for file in list(numbered(self.path / STATE).values())[:-NUM_STATES_KEPT]:
-            remove(file)
+        files = numbered(self.path / STATE)
+        for number in files.keys() - states_to_keep(list(files)):
+            remove(files[number])
         return checksum
+
+    def read_start(self) -> NumpyArray:
+        """Return where the chains start, (num_chains, num_dimensions).
+
+        Raises
+        ------
+        RunDirectoryError
+            If the file is missing or damaged.
+        """
+        return read_arrays(self.path / START)[0]["position"]
+
+    def recover(self) -> Checkpoint | None:
+        """Return where the run goes on, and discard what is beyond; warn of files that are missing or damaged.
+
+        Returns
+        -------
+        checkpoint : Checkpoint or None
+            None: at the beginning.
+        """
+        found = recover(self.path / CHUNKS, self.path / STATE)
+        if found.problems:
+            warnings.warn(str(found), stacklevel=2)
+        self.discard_chunks_after(-1 if found.checkpoint is None else found.checkpoint.chunk)
+        return found.checkpoint
 
     def read_state(self) -> Checkpoint:
         """Return the latest undamaged state; warn of one that had to be passed over.
@@ -255,12 +288,11 @@ class RunDirectory:
 
     def discard_chunks_after(self, chunk: int) -> None:
         """Remove chunks and states beyond `chunk`, before a run continues from there."""
-        for number, file in reversed(numbered(self.path / CHUNKS).items()):
-            if number > chunk:
-                remove(file)
-        for number, file in numbered(self.path / STATE).items():
-            if number > chunk:
-                remove(file)
+        # States first, so that none is ever without its chunk.
+        for folder in (STATE, CHUNKS):
+            for number, file in reversed(numbered(self.path / folder).items()):
+                if number > chunk:
+                    remove(file)
 
     def finish(self) -> Path:
         """Write posterior.nc from the committed chunks, then note in run.json that the run is finished.
@@ -275,9 +307,20 @@ class RunDirectory:
         RunDirectoryError
             If a chunk is missing or damaged, or the file cannot be written.
         """
-        record = dataclasses.replace(self.read_record(), status="finished")
+        record = dataclasses.replace(self.read_record(), status="finished", error=None)
         assembly.write_posterior(self.posterior_file, record, self.chunks())
         self.write_record(record)
+        return self.posterior_file
+
+    def write_partial(self) -> Path:
+        """Write posterior.nc from the chunks so far, marked as partial; `finish` replaces it.
+
+        Raises
+        ------
+        RunDirectoryError
+            If a chunk is damaged, there are no draws yet, or the file cannot be written.
+        """
+        assembly.write_posterior(self.posterior_file, self.read_record(), self.chunks())
         return self.posterior_file
 
     def discard_if_empty(self) -> bool:
@@ -327,7 +370,7 @@ class RunDirectory:
         except OSError as error:
             raise RunDirectoryError(f"`{self.path}` cannot become a run directory: {describe(error)}.") from error
         if RECORD in entries:
-            raise RunDirectoryError(_taken(self.path, self.read_record(), record))
+            raise RunDirectoryError(taken(self.path, self.read_record(), record))
         if entries:
             raise RunDirectoryError(
                 f"`{self.path}` is not empty (it holds {', '.join(entries[:3])}{', …' if entries[3:] else ''}) and is "
@@ -335,39 +378,12 @@ class RunDirectory:
             )
 
 
-def _taken(path: Path, old: RunRecord, new: RunRecord) -> str:
-    differing = [
-        kind for kind in ("model", "data") if getattr(old, f"{kind}_fingerprint") != getattr(new, f"{kind}_fingerprint")
-    ]
-    if differing:
-        names = " and ".join(differing)
-        return (
-            f"`{path}` holds a run of another {names}: its {names} fingerprint differs from the one given now. "
-            "Draws of different posteriors must not be mixed; give another path."
-        )
-    return (
-        f"`{path}` already holds a run of this model and data, begun {old.created_at}, status {old.status!r}. "
-        "Nothing was changed; give another path, or delete that directory first."
-    )
-
-
-def _local_path(path: str | os.PathLike[str]) -> Path:
-    if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
-        raise RunDirectoryError(f"{path!r} is not a path; give that of a directory.")
-    text = os.fspath(path)
-    if "://" in text:
-        raise RunDirectoryError(
-            f"`{text}` is a web address; a run is written to a directory of a mounted file system, so that files can "
-            "be renamed in one step. Give a local path and copy the directory afterwards."
-        )
-    return Path(text).expanduser()
-
-
 def _unmake(path: Path, made: list[Path]) -> None:
     """Remove again what a refused `create` made; a directory with somebody else's files stays."""
     if path / CHUNKS in made:
-        with contextlib.suppress(OSError):
-            (path / RECORD).unlink(missing_ok=True)
+        for name in (RECORD, START):
+            with contextlib.suppress(OSError):
+                (path / name).unlink(missing_ok=True)
     for directory in reversed(made):
         with contextlib.suppress(OSError):
             directory.rmdir()

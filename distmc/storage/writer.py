@@ -6,6 +6,7 @@ whose lock nobody holds, was cut off.
 
 import contextlib
 import socket
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -39,6 +40,7 @@ def writing(file: Path) -> Iterator[None]:
         raise RunDirectoryError(f"`{file}` could not be written: {describe(error)}.") from error
     with opened:
         _lock(opened, file)
+        _warn_of_other_machine(opened, file)
         opened.truncate(0)
         opened.write(socket.gethostname())
         opened.flush()
@@ -47,6 +49,18 @@ def writing(file: Path) -> Iterator[None]:
         finally:
             with contextlib.suppress(OSError):
                 file.unlink()
+
+
+def _warn_of_other_machine(opened: TextIO, file: Path) -> None:
+    """Warn where the file was left by a process that this machine cannot see."""
+    opened.seek(0)
+    host = opened.read()
+    if host not in ("", socket.gethostname()):
+        warnings.warn(
+            f"`{file.parent}` was last written by a process on {host}, which did not say that it ended. Make sure that "
+            "it has: two processes must not write the same run.",
+            stacklevel=4,
+        )
 
 
 def is_abandoned(file: Path) -> bool:

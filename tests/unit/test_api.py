@@ -290,9 +290,9 @@ def test_the_path_is_kept_and_opens_again(finished: tuple[Path, xr.DataTree]) ->
 def test_a_run_of_another_model_is_not_overwritten(finished: tuple[Path, xr.DataTree]) -> None:
     path, _ = finished
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
-    with pytest.raises(RunDirectoryError, match="another model and data"):
+    with pytest.raises(RunDirectoryError, match="another model and other data"):
         _sample(path=path)
-    with pytest.raises(RunDirectoryError, match="another data"):
+    with pytest.raises(RunDirectoryError, match="other data: the content of `category`"):
         distmc.sample(categorical.build_model(), categorical.simulate(NUM_ROWS, seed=1), path=path, **SMALL)
     with pytest.raises(RunDirectoryError, match="already holds a run of this model and data"):
         distmc.sample(categorical.build_model(), categorical.simulate(NUM_ROWS), path=path, **SMALL)

@@ -102,7 +102,7 @@ def test_help_comes_at_once_and_lists_the_commands() -> None:
     command = [sys.executable, "-X", "importtime", "-m", "distmc", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    for name in ("check", "demo", "sample", "summary"):
+    for name in ("check", "demo", "extend", "resume", "sample", "status", "summary"):
         assert f"\n  {name} " in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "distmc.cli" in imported
@@ -343,7 +343,7 @@ def test_driver_leaves_gpus_to_the_workers(
     monkeypatch.delenv("JAX_PLATFORMS")
     if before is not None:
         monkeypatch.setenv("JAX_PLATFORMS", before)
-    cli._prepare_process(on)
+    cli.prepare_process(on)
     assert os.environ.get("JAX_PLATFORMS") == after
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 

@@ -102,7 +102,7 @@ def test_an_unfinished_run_gives_the_same_tree(run: RunDirectory, write_steps: W
     assert not run.posterior_file.exists()
     run.finish()
     with open_run(run.path) as after:
-        assert before.attrs == {**after.attrs, "status": "running"}
+        assert before.attrs == {**after.attrs, "status": "running", "is_partial": 1}
         xr.testing.assert_identical(xr.DataTree.from_dict(groups(before)), xr.DataTree.from_dict(groups(after)))
 
 

@@ -51,7 +51,7 @@ def test_a_second_run_at_the_same_path_is_refused_and_changes_nothing(run: RunDi
 @pytest.mark.parametrize("kind", ["model", "data"])
 def test_a_run_of_another_model_or_data_is_named(run: RunDirectory, record: RunRecord, kind: str) -> None:
     other = dataclasses.replace(record, **{f"{kind}_fingerprint": "c" * 64})
-    with pytest.raises(RunDirectoryError, match=f"run of another {kind}: its {kind} fingerprint differs"):
+    with pytest.raises(RunDirectoryError, match=f"other {kind}: its {kind} fingerprint differs"):
         RunDirectory.create(run.path, other)
 
 

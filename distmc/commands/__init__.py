@@ -1,0 +1,1 @@
+"""Commands that `distmc.cli` gathers, and what they have in common."""

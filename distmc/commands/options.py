@@ -1,0 +1,83 @@
+"""What commands have in common: where to compute, and how a model is read."""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from distmc.spec import Local, Placement, Ray
+
+if TYPE_CHECKING:
+    from distmc.model_file import ModelFile
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def placement_options(command: Command) -> Command:
+    """Add where to compute."""
+    options = (
+        click.option(
+            "--workers",
+            type=int,
+            default=1,
+            show_default=True,
+            help="1: this process, without Ray, unless a Ray option says otherwise. More: workers of a Ray cluster.",
+        ),
+        click.option("--local", is_flag=True, help="Compute in this process, without Ray."),
+        click.option(
+            "--address",
+            metavar="HOST:PORT",
+            help='Ray cluster to use, "auto" to find one, "local" to start one on this machine. [default: that of '
+            "RAY_ADDRESS, else one started on this machine]",
+        ),
+        click.option("--cpus-per-worker", type=int, metavar="N", help="Cores of each worker. [default: 1]"),
+        click.option("--gpus-per-worker", type=int, metavar="N", help="GPUs of each worker, 0 or 1. [default: 0]"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def placement(
+    workers: int,
+    local: bool = False,
+    address: str | None = None,
+    cpus_per_worker: int | None = None,
+    gpus_per_worker: int | None = None,
+) -> Placement:
+    """Return where to compute; one worker needs no Ray unless an option of Ray is given.
+
+    Raises
+    ------
+    click.UsageError
+        If `local` and other options exclude each other.
+    SpecError
+        If a count is impossible.
+    """
+    options = {"address": address, "num_cpus_per_worker": cpus_per_worker, "num_gpus_per_worker": gpus_per_worker}
+    given = {name: value for name, value in options.items() if value is not None}
+    on_ray = Ray(num_workers=workers, **given)  # type: ignore[arg-type]
+    if local and (workers != 1 or given):
+        raise click.UsageError(
+            "--local computes in this process, which is one worker without Ray; leave out --local, or the other "
+            "options of where to compute."
+        )
+    return on_ray if workers > 1 or given else Local()
+
+
+def prepare_process(on: Placement) -> None:
+    """Settle what JAX and Ray read from the environment when they are first imported."""
+    if isinstance(on, Ray):
+        # JAX in this process would take most memory of the GPUs that the workers are to own.
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        # The root cause is told in the end; what follows from it, worker by worker, is not worth a traceback.
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
+
+
+def load(reference: str) -> "ModelFile":
+    """Read a user's model; where an error comes from the user's own lines, they are shown with it."""
+    from distmc.model_file import load_model_file, split_reference
+
+    click.get_current_context().find_root().obj = split_reference(reference)[0]
+    return load_model_file(reference)
