@@ -15,16 +15,20 @@ from distmc.data.data import MASK, Data
 from distmc.errors import DataError, SpecError
 from distmc.types import NumpyArray
 
-__all__ = ["MASK", "BlockPlan", "Bucket", "pack_blocks", "plan_blocks", "row_numbers"]
+__all__ = ["MASK", "USUAL_BLOCKS", "BlockPlan", "Bucket", "pack_blocks", "plan_blocks", "row_numbers"]
 
 # A block of about a thousand rows keeps vector units busy while its intermediates stay in cache; very wide rows
-# make blocks smaller, at two mebibytes of float32. Few rows are still cut so that a small cluster can share them.
+# make blocks smaller, at two mebibytes of float32. Each block costs a turn of a loop, and each addition of two of them
+# some more; below about a hundred rows, or several thousand numbers, that costs more than another worker could save.
 _MAX_ROWS_PER_BLOCK = 1024
 _MAX_NUMBERS_PER_BLOCK = 1 << 19
-_USUAL_BLOCKS = 64
-_ROWS_WORTH_A_BLOCK = 16
-_FEWEST_BLOCKS = 8
+_ROWS_WORTH_A_BLOCK = 128
+_NUMBERS_WORTH_A_BLOCK = 1 << 13
+_FEWEST_BLOCKS = 2
 _MOST_BLOCKS_FOR_FEW_ROWS = 1 << 12
+
+USUAL_BLOCKS = 64
+"""So many blocks has data that is neither small nor very large."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,8 +93,9 @@ def plan_blocks(data: Data, num_blocks: int | None = None) -> BlockPlan:
     data : Data
         Rows, with lengths where they are ragged.
     num_blocks : int or None
-        Number of blocks, a power of two. None: 64, fewer for less than about a thousand rows, more where a
-        block would exceed about a thousand rows or half a million numbers.
+        Number of blocks, a power of two. None: 64, fewer but at least two where they would hold less than 128 rows
+        and less than 8,192 numbers each, more where a block would exceed about a thousand rows or half a million
+        numbers; one for a single row.
 
     Raises
     ------
@@ -193,16 +198,13 @@ def _cut(data: Data, name: str, bucket: Bucket) -> NumpyArray:
 
 
 def _default_num_blocks(data: Data) -> int:
-    rows = data.num_rows
-    wanted = max(
-        min(_USUAL_BLOCKS, rows / _ROWS_WORTH_A_BLOCK),
-        min(_FEWEST_BLOCKS, rows),
-        rows / _MAX_ROWS_PER_BLOCK,
-        min(rows, _num_numbers(data) / _MAX_NUMBERS_PER_BLOCK),
-    )
+    rows, numbers = data.num_rows, _num_numbers(data)
+    worth = max(rows / _ROWS_WORTH_A_BLOCK, numbers / _NUMBERS_WORTH_A_BLOCK)
+    needed = max(rows / _MAX_ROWS_PER_BLOCK, numbers / _MAX_NUMBERS_PER_BLOCK)
+    wanted = min(rows, max(_FEWEST_BLOCKS, min(USUAL_BLOCKS, worth), needed))
     # The largest power of two that is not above what is wanted, except that a limit of size is kept.
     below = 1 << (int(wanted).bit_length() - 1)
-    is_too_large = rows > below * _MAX_ROWS_PER_BLOCK or _num_numbers(data) > below * _MAX_NUMBERS_PER_BLOCK
+    is_too_large = rows > below * _MAX_ROWS_PER_BLOCK or numbers > below * _MAX_NUMBERS_PER_BLOCK
     return 2 * below if is_too_large and below < rows else below
 
 

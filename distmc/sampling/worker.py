@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from distmc.data.blocks import plan_blocks
+from distmc.data.blocks import USUAL_BLOCKS, plan_blocks
 from distmc.data.data import Data
 from distmc.errors import SpecError, StartError
 from distmc.model.density import cast_floats, likelihood_dtype
@@ -31,6 +31,11 @@ from distmc.sampling.saved_program import load_program, save_program
 from distmc.sampling.state import RunState, digest, from_arrays, to_arrays
 from distmc.spec import RunSpec
 from distmc.types import Array, Checkpoint, NumpyArray, PyTree
+
+_FEW_ROWS = (
+    "Unless you gave `num_blocks`, there are so few because the rows are few: less than 128 for each worker gain "
+    "nothing from more workers, unless a row is very costly. "
+)
 
 # Draws are constrained in slabs of one static size, so that chunks of any length compile once.
 _SLAB = 16
@@ -303,8 +308,10 @@ def require_enough_blocks(num_workers: int, num_blocks: int) -> None:
     """
     if num_workers > num_blocks:
         raise SpecError(
-            f"{num_workers} workers were asked for, but the rows are cut into {num_blocks} blocks and a worker needs "
-            f"at least one; use at most {num_blocks} workers, or a larger `num_blocks` (which changes the last bits)."
+            f"{num_workers} workers were asked for, but the rows are cut into {num_blocks} "
+            f"block{'s' * (num_blocks != 1)} and a worker needs at least one; use at most {num_blocks}. "
+            f"{_FEW_ROWS if num_blocks < USUAL_BLOCKS else ''}"
+            "More workers need a larger `num_blocks`, which changes the last bits."
         )
 
 

@@ -108,8 +108,9 @@ def test_cmudict_is_padded_by_less_than_a_quarter():
 
 @pytest.mark.parametrize(
     ("num_rows", "num_numbers", "expected"),
-    [(1, 1, 1), (3, 1, 2), (8, 1, 8), (100, 1, 8), (512, 1, 32), (1024, 1, 64), (60_000, 1, 64), (70_000, 1, 128),
-     (1_000_000, 1, 1024), (2000, 2000, 64), (2000, 100_000, 512)],
+    [(1, 1, 1), (2, 1, 2), (3, 1, 2), (255, 1, 2), (256, 1, 2), (512, 1, 4), (1024, 1, 8), (8191, 1, 32), (8192, 1, 64),
+     (60_000, 1, 64), (70_000, 1, 128), (1_000_000, 1, 1024), (100, 1000, 8), (3, 100_000, 2), (1, 10_000_000, 1),
+     (2000, 2000, 64), (2000, 100_000, 512)],
 )  # fmt: skip
 def test_default_number_of_blocks(num_rows, num_numbers, expected):
     data = Data(rows={"x": np.broadcast_to(np.int8(0), (num_rows, num_numbers))})

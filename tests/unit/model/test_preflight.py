@@ -41,14 +41,14 @@ def test_a_sound_model_passes_and_its_figures_are_told(linear_model, linear_data
     assert [finding.name for finding in report.findings] == NAMES
     assert set(outcomes(report).values()) == {"ok"}
     assert report.figures["num_rows"] == 50
-    assert report.figures["num_blocks"] == 8
+    assert report.figures["num_blocks"] == 2
     assert report.figures["num_dimensions"] == 4
     assert report.figures["likelihood_form"] == "rows"
     assert report.figures["likelihood_dtype"] == "float32"
     text = str(report)
     assert text.startswith("distmc check: ready to sample")
     assert len(text.splitlines()) == 1 + len(NAMES)
-    assert "50 rows in 8 blocks of 7 rows" in text
+    assert "50 rows in 2 blocks of 25 rows" in text
 
 
 def test_a_mapping_is_data_and_bad_data_is_a_finding_of_check_but_an_error_of_cheap_checks(linear_model, linear_data):
@@ -72,7 +72,7 @@ def test_a_failed_essential_check_ends_the_others(linear_model, linear_data):
         **dict.fromkeys(["finite", "gradient", "rows add up", "precision"], "skipped"),
     }
     assert str(report).startswith("distmc check: 1 check failed")
-    with pytest.raises(ModelError, match=r"returned shape \(7, 1\) for 7 rows"):
+    with pytest.raises(ModelError, match=r"returned shape \(25, 1\) for 25 rows"):
         cheap_checks(model, linear_data)
 
 

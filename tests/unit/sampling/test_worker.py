@@ -155,6 +155,10 @@ def test_more_workers_than_blocks_are_refused(task: WorkerTask) -> None:
     with pytest.raises(SpecError, match="9 workers were asked for, but the rows are cut into 8 blocks"):
         Worker(task, 0, 9).load()
     require_enough_blocks(8, 8)
+    with pytest.raises(SpecError, match=r"rows are few: .* gain nothing .* More workers need a larger `num_blocks`"):
+        require_enough_blocks(3, 2)
+    with pytest.raises(SpecError, match=r"use at most 64\. More workers need a larger `num_blocks`"):
+        require_enough_blocks(65, 64)
 
 
 def test_worker_without_its_peers_does_not_compile(task: WorkerTask) -> None:
