@@ -18,6 +18,8 @@ os.environ.pop("RAY_ADDRESS", None)
 
 import jax  # noqa: E402 - reads the variables set above
 
+from distmc.sampling import compiled  # noqa: E402
+
 # Tests of what workers compute together give this process eight devices in place of eight processes. Unlike a
 # variable in the environment, the setting does not reach the processes that tests start.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -56,6 +58,21 @@ def wait_until_gone(pids: set[int], seconds: float) -> set[int]:
     while (left := {pid for pid in pids if is_running(pid)}) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Compile for less time what one module of tests runs in this process.
+
+    The programs are the same, but slower, and their last bits are others. For tests of what is computed; those that
+    compare bits, or rounding, are to run what users run.
+    """
+    options = {**compiled._CPU_OPTIONS, "xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "_CPU_OPTIONS", options)
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 class ProcessTree:

@@ -16,6 +16,14 @@ RHAT_GOOD, RHAT_BAD = 1.01, 1.05
 FEWEST_ESS = 400
 """Effective draws, in bulk and in tails, from which on R-hat and error estimates can be trusted; same source."""
 
+FEWEST_ESS_PER_CHAIN = 10
+"""Effective draws of each chain below which a sum over chains that is too small as well is bad, not only doubtful.
+
+Chains that have been around this rarely still remember where they started, and a region that is hard to enter, such as
+the neck of a funnel, may have been seen by none of them. Error estimates and R-hat come from the chains themselves and
+cannot tell.
+"""
+
 FEWEST_DRAWS = 8
 """Draws of each chain below which nothing can be told."""
 
@@ -168,9 +176,14 @@ def _ess_findings(summary: Summary) -> Iterator[Finding]:
         if not ess < FEWEST_ESS:
             continue
         factor = FEWEST_ESS / max(ess, 1.0)
+        is_remembered = ess < FEWEST_ESS_PER_CHAIN * summary.num_chains
+        per_chain = (
+            f" Each of {summary.num_chains} chains has {ess / summary.num_chains:,.1f} and may remember its start."
+        )
         yield Finding(
-            level="doubtful" if factor < 4 else "bad",
-            what=f"The {kind} ESS is {ess:,.0f} for {worst.name}; {FEWEST_ESS} are needed for errors to be trusted.",
+            level="bad" if factor >= 4 or is_remembered else "doubtful",
+            what=f"The {kind} ESS is {ess:,.0f} for {worst.name}; {FEWEST_ESS} are needed for errors to be trusted."
+            + per_chain * is_remembered,
             remedy=f"about {math.ceil(factor)} times as many draws or chains, or a parameterisation whose "
             "parameters depend less on each other.",
         )

@@ -1,6 +1,7 @@
 """The same draws, bit for bit, wherever they are computed; and a check that notices when they are not."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -18,10 +19,11 @@ from distmc.model.model import Model
 from distmc.orchestration import session
 from distmc.parallel.reduction import OrderedSum
 from distmc.run import Run
-from distmc.samplers import Slice
+from distmc.samplers import RWMH, ChEES
 from distmc.sampling import compiled
 from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.sampling.state import digest
+from distmc.sampling.worker import WorkerTask
 from distmc.spec import Local, Placement, Ray, RunSpec
 from distmc.testing.invariance import first_difference, require_identical
 
@@ -29,10 +31,11 @@ NUM_STATES, NUM_SYMBOLS = 2, 3
 SPEC = RunSpec(num_chains=4, num_warmup=40, num_draws=20, num_blocks=8)
 # Numbers that were single precision are few enough here to be added in double precision without any rounding, in
 # whatever order. The order shows in rows that are evaluated in double precision.
+# A diagonal metric compiles in less time than the default's, which the regression has.
 SPECS = {
-    "hidden Markov model": SPEC,
+    "hidden Markov model": dataclasses.replace(SPEC, sampler=ChEES(metric="diagonal")),
     "logistic regression": dataclasses.replace(SPEC, precision="float64"),
-    "counts out of JAX": dataclasses.replace(SPEC, sampler=Slice(num_directions=2)),
+    "counts out of JAX": dataclasses.replace(SPEC, sampler=RWMH(num_proposals=4, metric="diagonal")),
 }
 
 
@@ -41,8 +44,7 @@ class Record:
 
     def __init__(self, problem: str, on: Placement) -> None:
         self.chunks: list[ChunkArrays] = []
-        task = Run.prepare(*PROBLEMS[problem](), SPECS[problem], on).task
-        session.run(task, on, commit=self._commit)
+        session.run(task_of(problem), on, commit=self._commit)
         self.digest = digest(self.chunks[-1].state)
 
     def _commit(self, report: ChunkReport, arrays: ChunkArrays) -> None:
@@ -72,7 +74,7 @@ def hmm_likelihood(params: dict[str, Any], data: dict[str, Any]) -> Any:
 def hidden_markov() -> tuple[Model, Data]:
     """Return a hidden Markov model of ragged sequences."""
     rng = np.random.default_rng(0)
-    rows = {"symbols": rng.integers(0, NUM_SYMBOLS, (60, 6)), "length": rng.integers(5, 7, 60)}
+    rows = {"symbols": rng.integers(0, NUM_SYMBOLS, (60, 4)), "length": rng.integers(3, 5, 60)}
     priors = {
         "transition": dist.Dirichlet(np.ones((NUM_STATES, NUM_STATES))).to_event(1),
         "emission": dist.Dirichlet(np.ones((NUM_STATES, NUM_SYMBOLS))).to_event(1),
@@ -115,6 +117,12 @@ def counts() -> tuple[Model, Data]:
 PROBLEMS = {"hidden Markov model": hidden_markov, "logistic regression": logistic, "counts out of JAX": counts}
 
 
+@functools.cache
+def task_of(problem: str) -> WorkerTask:
+    """Return what all workers of a run are given; it knows nothing of where they are."""
+    return Run.prepare(*PROBLEMS[problem](), SPECS[problem], Local()).task
+
+
 @pytest.fixture(scope="module")
 def local_runs() -> dict[str, Record]:
     return {problem: Record(problem, Local()) for problem in PROBLEMS}
@@ -125,7 +133,7 @@ def local_runs() -> dict[str, Record]:
     ("problem", "num_workers"),
     [
         *itertools.product(("hidden Markov model", "logistic regression"), (1, 2, 3, 4)),
-        ("counts out of JAX", 3),
+        ("counts out of JAX", 2),
     ],
 )
 def test_draws_do_not_depend_on_where_they_are_computed(

@@ -52,9 +52,11 @@ def test_ill_conditioned_normal_posterior(ill_conditioned: Any) -> None:
 
 
 def test_late_adjustment_says_when_chains_do_not_arrive(ill_conditioned: Any) -> None:
-    # Prior draws are thousands of posterior scales away, and steps are as long as suits the chains that have arrived.
+    # These starts are tens of thousands of posterior scales away, and steps are as long as suits the chains that have
+    # arrived.
     model, data, exact = ill_conditioned
-    assert distmc.verdict(sampled(model, data, distmc.LAPS(), precision="float64")).level == "bad"
+    far = {"weights": np.random.default_rng(0).normal(0.0, 10.0 * PRIOR_SD, size=(32, 8))}
+    assert distmc.verdict(sampled(model, data, distmc.LAPS(), precision="float64", initial=far)).level == "bad"
     mode = distmc.optimize(model, data, hessian=True, precision="float64", progress=False)
     require_moments(sampled(model, data, distmc.LAPS(), precision="float64", initial=mode.draw(32)), exact)
 

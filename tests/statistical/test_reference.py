@@ -15,6 +15,8 @@ from distmc.zoo.reference.catalogue import PROBLEMS
 from distmc.zoo.reference.problem import Problem
 from distmc.zoo.reference.quadrature import moments_on_grid
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 MOST_SCORED = 100
 # Beside the default: those that files of their own try on known posteriors.
 TRIED = ("ChEES", "MAMS", "LAPS", "RWMH", "Slice")
@@ -60,6 +62,16 @@ def test_centred_funnel_ends_in_a_loud_warning() -> None:
     assert text.startswith("Bad: do not use these draws as they are.")
     assert "diverged" in text
     assert "non-centred" in text
+
+
+def test_centred_funnel_is_bad_without_energies_too() -> None:
+    problem = PROBLEMS["centred-funnel"]()
+    tree = sampled(problem, "MAMS")
+    assert "energy" not in tree["sample_stats"]
+    with pytest.raises(AssertionError, match="not the exact one"):
+        require_moments(tree, problem.answers)
+    findings = distmc.verdict(tree).findings
+    assert any(finding.level == "bad" and "may remember its start" in finding.what for finding in findings)
 
 
 # The others -----------------------------------------------------------------------------------------------------------

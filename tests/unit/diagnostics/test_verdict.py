@@ -51,6 +51,19 @@ def test_each_weakness_has_words_and_a_remedy(good: Summary, changes: dict[str, 
     assert f"Try: {finding.remedy}" in str(judged)
 
 
+@pytest.mark.parametrize(
+    ("ess", "num_chains", "level"), [(350.0, 32, "doubtful"), (300.0, 32, "bad"), (300.0, 8, "doubtful")]
+)
+def test_too_few_effective_draws_of_each_chain_are_bad(good: Summary, ess: float, num_chains: int, level: str) -> None:
+    (finding,) = verdict(dataclasses.replace(with_value(good, ess_tail=ess), num_chains=num_chains)).findings
+    assert finding.level == level
+    assert ("may remember its start" in finding.what) == (level == "bad")
+
+
+def test_many_chains_may_be_short(good: Summary) -> None:
+    assert verdict(dataclasses.replace(good, num_chains=1000)).level == "good"
+
+
 @pytest.mark.parametrize(("number", "level"), [(1, "doubtful"), (200, "bad")])
 def test_divergences_are_told(good: Summary, number: int, level: str) -> None:
     judged = verdict(dataclasses.replace(good, num_divergent=number))

@@ -10,6 +10,8 @@ from distmc import kernels
 from distmc.testing.cases import KERNEL_CASES, KernelCase
 from distmc.testing.conformance import KERNEL_CHECKS
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # These climb to a mode or stand still; there is no target that they would leave invariant.
 CLIMBS = {"lbfgs", "points"}
 
