@@ -16,7 +16,7 @@ import click
 
 from distmc import demo as words_demo
 from distmc.commands.going_on import extend, resume
-from distmc.commands.options import Command, load, placement, placement_options, prepare_process
+from distmc.commands.options import Command, load, placement, placement_options, prepare_process, workers_option
 from distmc.commands.status import status
 from distmc.errors import DistmcError, ModelError, SpecError, WorkerError
 from distmc.samplers import SAMPLERS, Sampler, sampler_named
@@ -108,13 +108,13 @@ def _model_options(command: Command) -> Command:
 
 @cli.command()
 @click.option("--words", type=int, default=words_demo.NUM_WORDS, show_default=True, help="Words to listen to.")
-@click.option("--workers", type=int, default=words_demo.NUM_WORKERS, show_default=True, help="Ray workers; 1: no Ray.")
+@workers_option(words_demo.NUM_WORKERS, "Ray workers; 1: no Ray.")
 @_chains(words_demo.NUM_CHAINS)
 @_warmup(words_demo.NUM_WARMUP)
 @_draws(words_demo.NUM_DRAWS)
 @_seed(RunSpec.seed)
 @click.option("--out", default=words_demo.PATH, show_default=True, metavar="DIRECTORY", help="Where the run goes.")
-def demo(words: int, workers: int, chains: int, warmup: int, draws: int, seed: int, out: str) -> None:
+def demo(words: int, workers: int | tuple[int, int], chains: int, warmup: int, draws: int, seed: int, out: str) -> None:
     """Find vowels and consonants in English words without being told which is which.
 
     If DIRECTORY exists, the next free name is used.

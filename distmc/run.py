@@ -17,7 +17,7 @@ from distmc.model.preflight import cheap_checks
 from distmc.model.start import starting_positions
 from distmc.model.transforms import Unconstrainer
 from distmc.orchestration import session
-from distmc.orchestration.events import OnEvent, RunEnded, RunEvent, StageBegan, WorkersStarted
+from distmc.orchestration.events import OnEvent, RunEnded, RunEvent, SamplingResumed, StageBegan, WorkersStarted
 from distmc.progress import Tally, display
 from distmc.sampling.algorithms import schedule_of
 from distmc.sampling.reports import ChunkArrays, ChunkReport
@@ -201,6 +201,8 @@ class _Ledger:
                 if event.generation > 0:
                     # Stages of one generation only, or their lengths could not be told.
                     self._timings.clear()
+            case SamplingResumed():
+                self._directory.note_standstill(event.standstill_seconds, event.steps_repeated)
             case RunEnded() if event.error is not None:
                 # Before the workers are let go of: whoever stops a job may wait only seconds before it is killed.
                 self.close(event.error)

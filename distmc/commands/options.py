@@ -14,15 +14,41 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class WorkerCount(click.ParamType[int | tuple[int, int]]):
+    """A number of workers, or the fewest and the most of them with a colon in between."""
+
+    name = "N or FEWEST:MOST"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, int]:
+        """Return a number, or two."""
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
+        try:
+            numbers = [int(part) for part in value.split(":")]
+        except ValueError:
+            numbers = []
+        match numbers:
+            case [number]:
+                return number
+            case [fewest, most]:
+                return fewest, most
+        self.fail(f"{value!r} is neither a number of workers, such as 4, nor the fewest and the most, such as 1:4.")
+
+
+def workers_option(default: int, help_text: str) -> Callable[[Command], Command]:
+    """Return the option for how many workers there are."""
+    return click.option(
+        "--workers", type=WorkerCount(), default=default, show_default=True, metavar="N|FEWEST:MOST", help=help_text
+    )
+
+
 def placement_options(command: Command) -> Command:
     """Add where to compute."""
     options = (
-        click.option(
-            "--workers",
-            type=int,
-            default=1,
-            show_default=True,
-            help="1: this process, without Ray, unless a Ray option says otherwise. More: workers of a Ray cluster.",
+        workers_option(
+            1,
+            "1: this process, without Ray, unless a Ray option says otherwise. More: workers of a Ray "
+            "cluster. FEWEST:MOST: as many of them as there are, which may change.",
         ),
         click.option("--local", is_flag=True, help="Compute in this process, without Ray."),
         click.option(
@@ -40,7 +66,7 @@ def placement_options(command: Command) -> Command:
 
 
 def placement(
-    workers: int,
+    workers: int | tuple[int, int],
     local: bool = False,
     address: str | None = None,
     cpus_per_worker: int | None = None,
@@ -63,7 +89,7 @@ def placement(
             "--local computes in this process, which is one worker without Ray; leave out --local, or the other "
             "options of where to compute."
         )
-    return on_ray if workers > 1 or given else Local()
+    return Local() if workers == 1 and not given else on_ray
 
 
 def prepare_process(on: Placement) -> None:

@@ -67,7 +67,8 @@ def _generation(generation: "Generation") -> str:
     where = ", ".join(node if count == 1 else f"{node} ({count})" for node, count in nodes.items())
     when = _date(datetime.datetime.fromisoformat(generation.started_at))
     count = f"{len(generation.nodes)} worker{'s' * (len(generation.nodes) != 1)}"
-    return f"generation {generation.number} ({generation.reason}, {when}): {count} on {where}"
+    lost = f", after {generation.standstill_seconds:.1f} s of standstill" if generation.standstill_seconds else ""
+    return f"generation {generation.number} ({generation.reason}, {when}): {count} on {where}{lost}"
 
 
 def _next_steps(run: str, found: "RunStatus") -> Iterator[str]:

@@ -21,6 +21,11 @@ class FailureBudget:
     def __init__(self) -> None:
         self._counts: Counter[FailureKind] = Counter()
 
+    @property
+    def num_failures(self) -> int:
+        """Failures since the last chunk that was committed, preemptions not counted."""
+        return self._counts.total()
+
     def progress(self) -> None:
         """Forget the failures so far: a chunk has been committed since."""
         self._counts.clear()

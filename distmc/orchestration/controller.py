@@ -16,20 +16,12 @@ failure the next generation goes on from the last chunk on disk, and so computes
 
 from collections.abc import Sequence
 
-from distmc.errors import CapacityError, Interrupted
+from distmc.errors import CapacityError
 from distmc.orchestration import messages as m
 from distmc.orchestration import policies, verdicts
 from distmc.orchestration.budget import FailureBudget
-from distmc.orchestration.events import (
-    ChunkCommitted,
-    Member,
-    RunEnded,
-    SamplingResumed,
-    Stage,
-    StageBegan,
-    WorkersLost,
-    WorkersStarted,
-)
+from distmc.orchestration.events import Member, Stage
+from distmc.orchestration.journal import Journal
 from distmc.orchestration.membership import Membership
 from distmc.orchestration.pace import Pace
 from distmc.orchestration.pipeline import Pipeline
@@ -39,9 +31,6 @@ from distmc.sampling.reports import ChunkReport
 from distmc.types import Checkpoint
 
 _ENDED = frozenset({State.DONE, State.FAILED, State.CANCELLED})
-_SETUP = frozenset({State.MEETING, State.FORMING, State.LOADING, State.COMPILING})
-# Loading and compiling may rightly take much longer than a chunk.
-_SETUP_PATIENCE = 4.0
 
 
 class Controller:
@@ -82,12 +71,10 @@ class Controller:
         self._chunk_length = 1
         # Replies to the order that is out, by rank; None when no order is out.
         self._replies: dict[int, object] | None = None
-        # The worker whose arrays are fetched.
-        self._collector = 0
+        self._collector = 0  # The rank whose arrays are fetched.
         self._last_step = 0
         self._triage = Triage()
-        self._steps_lost = 0
-        self._began = 0.0
+        self._journal = Journal(num_steps)
         self._last_heard = 0.0
         self._deadline = 0.0
         # When the generation is formed even if more workers could come.
@@ -100,11 +87,6 @@ class Controller:
     def members(self) -> tuple[Member, ...]:
         """The workers of the present generation by rank."""
         return self.membership.members
-
-    @property
-    def committed(self) -> ChunkReport | None:
-        """The last chunk on disk, if one was written."""
-        return self.pipeline.committed
 
     @property
     def has_ended(self) -> bool:
@@ -137,7 +119,7 @@ class Controller:
                 return self._tick(now)
             case m.CapacityMissing():
                 missing = self.state is State.ACQUIRING
-                error = CapacityError(verdicts.with_kept(event.message, self.committed))
+                error = CapacityError(verdicts.with_kept(event.message, self.pipeline.committed))
                 return self._end(State.FAILED, error, now) if missing else []
             case m.WorkerUp():
                 self.membership.add(event.candidate)
@@ -159,10 +141,10 @@ class Controller:
     # Towards sampling -------------------------------------------------------------------------------------------------
 
     def _begin(self, now: float) -> list[m.Action]:
-        self._began = now
+        self._journal.begin(now)
         self._pace.pause(now)
         self.state = State.ACQUIRING
-        return [self._tell_stage("starting workers", now), m.Acquire()]
+        return [self._journal.stage("starting workers", now), m.Acquire()]
 
     def _gather(self, now: float) -> list[m.Action]:
         """Form a generation once all workers are there, or enough of them and the others late."""
@@ -175,7 +157,7 @@ class Controller:
         members = self.membership.form()
         self._collector = 0
         self._pace.form(now)
-        started = m.Tell(WorkersStarted(generation=self.generation, members=members, reason=self._reason))
+        started = self._journal.formed(self.generation, members, self._reason)
         return [started, *self._order(State.MEETING, m.Meet(self.generation, members), now, "connecting")]
 
     def _worker_gone(self, event: m.WorkerGone, now: float) -> list[m.Action]:
@@ -217,7 +199,7 @@ class Controller:
         self.state = state
         self._replies = {}
         self._last_heard = now
-        return [order] if stage is None else [self._tell_stage(stage, now), order]
+        return [order] if stage is None else [self._journal.stage(stage, now), order]
 
     # Chunks -----------------------------------------------------------------------------------------------------------
 
@@ -236,13 +218,9 @@ class Controller:
         return [m.Collect(self.generation, self._collector, report.chunk), *self._advance(now)]
 
     def _sampling_began(self, now: float) -> list[m.Action]:
-        standstill, repeated = self._pace.resume(now), self._steps_lost
-        self._steps_lost = 0
-        stage = self._tell_stage("sampling", now)
-        if self.generation == 0:
-            return [stage]
-        resumed = SamplingResumed(generation=self.generation, standstill_seconds=standstill, steps_repeated=repeated)
-        return [m.Tell(resumed), stage]
+        cost = self._pace.resume(now)
+        stage = self._journal.stage("sampling", now)
+        return [self._journal.resumed(self.generation, *cost), stage] if self.generation else [stage]
 
     def _advance(self, now: float) -> list[m.Action]:
         """Order the next chunk, wait for the disk, let workers join or leave, or end, as things stand."""
@@ -252,7 +230,7 @@ class Controller:
                 return self._end(State.DONE, None, now)
             self.state = State.SAVING
             self._last_heard = now
-            return [self._tell_stage("saving", now)]
+            return [self._journal.stage("saving", now)]
         if self._shall_regroup(now):
             self.state = State.REGROUPING
             self._last_heard = now
@@ -272,7 +250,7 @@ class Controller:
         if report is None:
             return []
         self._budget.progress()
-        tell = m.Tell(ChunkCommitted(report=report, num_steps=self._num_steps, seconds=now - self._began))
+        tell = self._journal.committed(report, now)
         match self.state:
             case State.RUNNING if self._replies is None:
                 return [tell, *self._advance(now)]
@@ -304,20 +282,17 @@ class Controller:
         return self._next_generation(leaving, reason, now, patience=0.0)
 
     def _recover(self, cause: m.Failure, failures: Sequence[m.Failure], error: Exception, now: float) -> list[m.Action]:
-        """Go on from the last chunk on disk, without those that are lost."""
-        told = WorkersLost(
-            generation=self.generation,
-            cause=verdicts.in_words(cause, self.members, self._triage.failed_in),
-            rank=getattr(error, "rank", cause.rank),
-            node=getattr(error, "node", None),
-            seconds=now - self._began,
-        )
+        """Go on from the last chunk on disk without those that are lost, or fail if this has happened too often."""
+        if not self._budget.allows(cause):
+            return self._end(State.FAILED, verdicts.with_count(error, self._budget.num_failures), now)
+        reason = verdicts.in_words(cause, self.members, self._triage.failed_in)
+        told = self._journal.lost(self.generation, reason, error, now)
         in_flight = self._chunk_length if self._triage.failed_in is State.RUNNING else 0
         reached = min(self._num_steps, self._last_step + in_flight)
-        self._steps_lost = max(self._steps_lost, reached - self.pipeline.committed_step)
+        self._pace.repeat(reached - self.pipeline.committed_step)
         self.pipeline.drop()
         lost = self.membership.workers_of(lost_ranks(failures))
-        return [m.Tell(told), *self._next_generation(lost, told.cause, now, policies.REPLACEMENT_SECONDS)]
+        return [told, *self._next_generation(lost, reason, now, policies.REPLACEMENT_SECONDS)]
 
     def _next_generation(self, without: Sequence[int], reason: str, now: float, patience: float) -> list[m.Action]:
         """Let others take the places of `without`, and go on with fewer when they have not come after `patience`."""
@@ -331,7 +306,7 @@ class Controller:
         self._triage = Triage()
         self._gather_until = now + patience
         is_formed = self.membership.is_enough and (self.membership.is_full or not patience)
-        stage = [] if is_formed else [self._tell_stage("starting workers", now)]
+        stage = [] if is_formed else [self._journal.stage("starting workers", now)]
         return [*stage, m.Release(tuple(without)), m.Acquire(), *self._gather(now)]
 
     # Failures ---------------------------------------------------------------------------------------------------------
@@ -368,23 +343,20 @@ class Controller:
     def _conclude(self, now: float) -> list[m.Action]:
         failures = self._triage.with_silent(self._owing(), now - self._last_heard)
         cause = policies.root_cause(failures)
-        error = self._error(cause, failures)
-        if not self._budget.allows(cause):
-            return self._end(State.FAILED, error, now)
-        return self._recover(cause, failures, error, now)
+        return self._recover(cause, failures, self._error(cause, failures), now)
 
     def _drifted(self, odd: Sequence[int], report: ChunkReport, now: float) -> list[m.Action]:
         facts = self.membership.facts_that_differ(odd)
-        error = verdicts.drift(odd, report, self.members, self.committed, facts)
+        error = verdicts.drift(odd, report, self.members, self.pipeline.committed, facts)
         cause = m.Failure(rank=odd[0], kind=m.FailureKind.DRIFT, summary=str(error).split(". ")[0], error=error)
         self._pace.pause(now)
-        if not self._budget.allows(cause):
-            return self._end(State.FAILED, error, now)
         return self._recover(cause, [cause], error, now)
 
     def _error(self, cause: m.Failure, failures: Sequence[m.Failure]) -> Exception:
         num_workers = len(self.members) or self.membership.most
-        return verdicts.failure(cause, failures, self.members, num_workers, self._triage.failed_in, self.committed)
+        return verdicts.failure(
+            cause, failures, self.members, num_workers, self._triage.failed_in, self.pipeline.committed
+        )
 
     def _owing(self) -> set[int]:
         """Return the ranks that have an answer to give."""
@@ -402,8 +374,7 @@ class Controller:
                 return self._gather(now)
             case State.PENDING:
                 return []
-        patience = self._hang_timeout * (_SETUP_PATIENCE if self.state in _SETUP else 1.0)
-        if now - self._last_heard < patience:
+        if now - self._last_heard < policies.patience(self.state, self._hang_timeout):
             return []
         self._pace.pause(now)
         self._triage.begin(self.state, now)
@@ -421,18 +392,9 @@ class Controller:
         return []
 
     def _cancel(self, now: float) -> list[m.Action]:
-        return self._end(
-            State.CANCELLED,
-            Interrupted(
-                f"The run was stopped by {self._stop_reason} while it was {self._stopped_in.value}; "
-                f"{self.pipeline.committed_step} of {self._num_steps} steps are committed and kept."
-            ),
-            now,
-        )
+        kept = self.pipeline.committed_step, self._num_steps
+        return self._end(State.CANCELLED, verdicts.stopped(self._stop_reason, self._stopped_in, *kept), now)
 
     def _end(self, state: State, error: Exception | None, now: float) -> list[m.Action]:
         self.state = state
-        return [m.Tell(RunEnded(error=error, seconds=now - self._began)), m.Finish(error)]
-
-    def _tell_stage(self, stage: Stage, now: float) -> m.Tell:
-        return m.Tell(StageBegan(stage=stage, seconds=now - self._began))
+        return [self._journal.ended(error, now), m.Finish(error)]

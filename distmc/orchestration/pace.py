@@ -16,6 +16,7 @@ class Pace:
         self._running_since = 0.0
         self._forming_seconds = 0.0
         self._step_seconds = 0.0
+        self._steps_to_repeat = 0
 
     def pause(self, now: float) -> None:
         """Take notice that nothing is computed from now on; of several calls the first counts."""
@@ -26,13 +27,18 @@ class Pace:
         """Take notice that a generation is being formed."""
         self._formed_at = now
 
-    def resume(self, now: float) -> float:
-        """Take notice that workers compute again; return how long they did not."""
-        standstill = 0.0 if self._paused_at is None else now - self._paused_at
+    def repeat(self, num_steps: int) -> None:
+        """Take notice of steps whose draws are lost; of several losses in one pause the largest counts."""
+        self._steps_to_repeat = max(self._steps_to_repeat, num_steps)
+
+    def resume(self, now: float) -> tuple[float, int]:
+        """Take notice that workers compute again; return for how long they did not, and the steps to repeat."""
+        cost = 0.0 if self._paused_at is None else now - self._paused_at, self._steps_to_repeat
         self._paused_at = None
+        self._steps_to_repeat = 0
         self._running_since = now
         self._forming_seconds = now - self._formed_at
-        return standstill
+        return cost
 
     def note(self, reports: Collection[ChunkReport]) -> None:
         """Take notice of a chunk, which the slowest worker has timed best."""

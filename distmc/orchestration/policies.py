@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from distmc.errors import InputError
 from distmc.orchestration.messages import Failure, FailureKind
+from distmc.orchestration.states import State
 from distmc.sampling.reports import ChunkReport
 
 CHUNK_SECONDS = 1.0
@@ -18,6 +19,10 @@ GATHERING_SECONDS = 5.0
 REPLACEMENT_SECONDS = 4.0
 # `ray job stop` allows three seconds.
 SAVING_SECONDS = 2.0
+
+# Loading and compiling may rightly take much longer than a chunk.
+_SETUP = frozenset({State.MEETING, State.FORMING, State.LOADING, State.COMPILING})
+_SETUP_PATIENCE = 4.0
 
 # XLA reports a lost peer as a plain ValueError, so its text has to tell. The status codes in front catch wordings
 # that are not listed: taking an error for collateral only costs the triage time, the reverse blames an innocent.
@@ -51,6 +56,11 @@ def next_chunk_length(current: int, reports: Collection[ChunkReport]) -> int:
     if slowest * longest <= CHUNK_SECONDS:
         return longest
     return max(1, math.floor(CHUNK_SECONDS / slowest))
+
+
+def patience(state: State, hang_timeout_seconds: float) -> float:
+    """Return the seconds of silence after which workers are given up that should answer in `state`."""
+    return hang_timeout_seconds * (_SETUP_PATIENCE if state in _SETUP else 1.0)
 
 
 def odd_ranks(digests: Mapping[int, str]) -> tuple[int, ...]:

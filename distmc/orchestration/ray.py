@@ -162,7 +162,7 @@ class RayExecutor:
             return [m.CapacityMissing(ray_cluster.too_small(self._on, nodes, fitting))]
         if now < self._deadline:
             return []
-        return [m.CapacityMissing(ray_cluster.too_late(self._on, num_up))]
+        return [m.CapacityMissing(ray_cluster.too_late(self._on, num_up, is_placed=self._slots.are_placed))]
 
     def _leaving(self) -> list[m.Event]:
         now = time.monotonic()

@@ -190,7 +190,7 @@ def draining_nodes() -> frozenset[str]:
     return frozenset(global_state.get_draining_nodes())
 
 
-def too_late(on: Ray, num_up: int) -> str:
+def too_late(on: Ray, num_up: int, *, is_placed: bool) -> str:
     """Say that the workers were not up in time.
 
     Parameters
@@ -199,18 +199,20 @@ def too_late(on: Ray, num_up: int) -> str:
         What was asked for.
     num_up : int
         Workers that have answered.
+    is_placed : bool
+        Whether Ray has given the fewest workers their room.
     """
     limit = f"{on.start_timeout_seconds:g} s (`start_timeout_seconds`)"
     nodes = node_resources()
     fitting = room(on, nodes)
     if fitting < on.fewest_workers:
         return f"{too_small(on, nodes, fitting)} It did not grow within {limit}."
-    free = ray.available_resources()
-    if all(free.get(name, 0.0) >= amount for name, amount in bundle(on).items()) or num_up:
+    if is_placed or num_up:
         return (
             f"Only {num_up} of {on.fewest_workers} workers did start within {limit}; look at the logs of Ray on the "
             "nodes, or allow more time where images or packages have to be loaded first."
         )
+    free = ray.available_resources()
     have = _resources({name: free.get(name, 0.0) for name in bundle(on)})
     return (
         f"`num_workers={on.num_workers}` with {_resources(bundle(on))} each could not be placed within {limit}: other "

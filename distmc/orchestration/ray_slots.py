@@ -27,6 +27,10 @@ class Slot:
 
     Attributes
     ----------
+    group : PlacementGroup
+        The group, which may wait for room.
+    index : int
+        The bundle's place in it.
     worker : int or None
         Number of the process in it.
     actor : actor handle or None
@@ -71,6 +75,11 @@ class Slots:
         for _ in range(self._most - staying):
             self._hold(1)
         return [self._start(slot) for slot in self._slots if slot.actor is None]
+
+    @property
+    def are_placed(self) -> bool:
+        """Whether Ray has given the fewest workers their room."""
+        return bool(self._slots) and self._slots[0].group.wait(timeout_seconds=0)
 
     def actor_of(self, worker: int) -> Any:
         """Return the handle of a process."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from distmc.errors import DriftError, InputError, WorkerError
+from distmc.errors import DriftError, InputError, Interrupted, WorkerError
 from distmc.orchestration.events import Member
 from distmc.orchestration.messages import Failure, FailureKind
 from distmc.orchestration.states import State
@@ -83,6 +83,24 @@ def in_words(cause: Failure, members: Sequence[Member], failed_in: State) -> str
 def with_kept(message: str, committed: ChunkReport | None) -> str:
     """Add to `message` what is on disk, if anything is."""
     return message if committed is None else f"{message} {_kept(committed)}"
+
+
+def stopped(by: str, during: State, committed_step: int, num_steps: int) -> Interrupted:
+    """Make the error for a run that was asked to stop."""
+    return Interrupted(
+        f"The run was stopped by {by} while it was {during.value}; {committed_step} of {num_steps} steps are committed "
+        "and kept."
+    )
+
+
+def with_count(error: Exception, num_failures: int) -> Exception:
+    """Note with `error` that it was not the first since the last chunk on disk, if it was not."""
+    if num_failures > 1:
+        error.add_note(
+            f"This was failure number {num_failures} since the last chunk on disk. What fails again at the same place "
+            "is more likely the program or its data than the cluster; the log and run.json have the earlier ones."
+        )
+    return error
 
 
 def drift(

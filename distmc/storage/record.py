@@ -50,12 +50,18 @@ class Generation:
         Node of each worker, by rank.
     started_at : str
         Time in UTC, ISO 8601.
+    standstill_seconds : float
+        From the end of the work before to the first step of this generation; 0 for the first.
+    steps_repeated : int
+        Most steps that had to be made again.
     """
 
     number: int
     reason: str
     nodes: tuple[str, ...]
     started_at: str = dataclasses.field(default_factory=now)
+    standstill_seconds: float = 0.0
+    steps_repeated: int = 0
 
     def __post_init__(self) -> None:
         """Turn a list, as JSON has it, into a tuple."""

@@ -145,6 +145,12 @@ class RunDirectory:
         self.update(generations=(*generations, generation))
         return generation
 
+    def note_standstill(self, seconds: float, steps_repeated: int) -> None:
+        """Note what the change to the latest generation has cost."""
+        *earlier, latest = self.read_record().generations
+        latest = dataclasses.replace(latest, standstill_seconds=round(seconds, 3), steps_repeated=steps_repeated)
+        self.update(generations=(*earlier, latest))
+
     def write_chunk(
         self,
         *,

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 import distmc
 from distmc import cli
+from distmc.commands.options import WorkerCount
 from distmc.errors import Interrupted, WorkerError
 from distmc.run import Run
 
@@ -325,6 +326,22 @@ def test_one_worker_needs_no_ray_unless_an_option_asks_for_it() -> None:
     assert cli.placement(1, gpus_per_worker=1) == distmc.Ray(num_workers=1, num_gpus_per_worker=1)
     with pytest.raises(click.UsageError, match="--local"):
         cli.placement(2, local=True)
+
+
+@pytest.mark.parametrize(("given", "number"), [("3", 3), ("1:4", (1, 4)), (2, 2)])
+def test_workers_are_a_number_or_the_fewest_and_the_most(given: str | int, number: int | tuple[int, int]) -> None:
+    assert WorkerCount().convert(given, None, None) == number
+    assert cli.placement(number) == distmc.Ray(num_workers=number)
+
+
+@pytest.mark.parametrize("given", ["many", "1:2:3", "1-4", ""])
+def test_other_words_for_workers_are_refused(given: str) -> None:
+    with pytest.raises(click.BadParameter, match="such as 1:4"):
+        WorkerCount().convert(given, None, None)
+
+
+def test_fewest_of_one_worker_may_still_grow_and_needs_ray() -> None:
+    assert cli.placement((1, 2)) == distmc.Ray(num_workers=(1, 2))
 
 
 @pytest.mark.parametrize(

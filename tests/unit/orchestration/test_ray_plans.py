@@ -75,6 +75,23 @@ def test_cluster_is_fixed_only_when_that_is_known(
     assert ray_cluster.is_fixed() is expected
 
 
+@pytest.mark.parametrize(
+    ("num_up", "is_placed", "told"),
+    [
+        (0, False, "other work holds the cluster, of which only 1 CPU are free"),
+        (0, True, "Only 0 of 2 workers did start within 7 s"),
+        (1, True, "Only 1 of 2 workers did start within 7 s"),
+    ],
+)
+def test_missing_workers_are_told_from_missing_room(
+    monkeypatch: pytest.MonkeyPatch, num_up: int, is_placed: bool, told: str
+) -> None:
+    monkeypatch.setattr(ray_cluster, "node_resources", lambda: [{"CPU": 4.0}])
+    monkeypatch.setattr(ray_cluster.ray, "available_resources", lambda: {"CPU": 1.0})
+    on = Ray(num_workers=2, start_timeout_seconds=7.0)
+    assert told in ray_cluster.too_late(on, num_up, is_placed=is_placed)
+
+
 def test_functions_beside_the_script_travel_as_code(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_likelihood.py").write_text("OFFSET = 2\ndef log_likelihood(x):\n    return x + OFFSET\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -25,12 +25,13 @@ def test_record_survives_the_way_to_disk_and_back(run: RunDirectory, record: Run
 def test_changes_and_generations_are_kept_in_the_record(run: RunDirectory) -> None:
     run.add_generation("the run began", ("10.0.0.1", "10.0.0.2"))
     second = run.add_generation("10.0.0.2 was lost", ("10.0.0.1",))
+    run.note_standstill(2.71828, 40)
     run.update(status="interrupted", timings={"compiling": 2.5})
     record = run.read_record()
     assert record.status == "interrupted"
     assert record.timings == {"compiling": 2.5}
     assert [generation.number for generation in record.generations] == [0, 1]
-    assert record.generations[1] == second
+    assert record.generations[1] == dataclasses.replace(second, standstill_seconds=2.718, steps_repeated=40)
     assert record.generations[1].nodes == ("10.0.0.1",)
 
 
