@@ -215,9 +215,9 @@ class Ray:
         Address of a running cluster, `"auto"` to find one, or `"local"` to start one on this machine.
         None: the cluster this process is already connected to or was submitted to, else a local one.
     start_timeout_seconds : float
-        Longest wait for the cluster to place all workers.
+        Longest wait for the cluster to place the fewest workers, also after some were lost.
     hang_timeout_seconds : float
-        Silence of all workers, in one chunk, after which the run is given up.
+        Silence in one chunk after which a worker is given up and replaced.
     """
 
     num_workers: int | tuple[int, int] = 2
