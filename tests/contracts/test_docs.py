@@ -12,6 +12,7 @@ import click
 import pytest
 
 from distmc.cli import cli
+from distmc.orchestration.states import State
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted(
@@ -210,8 +211,22 @@ def test_rooms_are_in_the_order_that_is_enforced() -> None:
 # Pictures -------------------------------------------------------------------------------------------------------------
 
 
-def test_drawn_picture_is_that_of_its_script() -> None:
-    script = ROOT / "docs/images/draw_tree.py"
-    variables: dict[str, Any] = {"__name__": "draw_tree", "__file__": str(script)}
+def drawn_by(script: pathlib.Path) -> dict[str, Any]:
+    """Return what a script that draws a picture defines."""
+    variables: dict[str, Any] = {"__name__": script.stem, "__file__": str(script)}
     exec(compile(script.read_text(encoding="utf-8"), str(script), "exec"), variables)
-    assert variables["draw"]() == script.with_name("tree.svg").read_text(encoding="utf-8")
+    return variables
+
+
+@pytest.mark.parametrize("name", ["tree", "states"])
+def test_drawn_picture_is_that_of_its_script(name: str) -> None:
+    script = ROOT / f"docs/images/draw_{name}.py"
+    assert drawn_by(script)["draw"]() == script.with_name(f"{name}.svg").read_text(encoding="utf-8")
+
+
+def test_every_state_of_the_controller_is_in_the_picture() -> None:
+    drawn = drawn_by(ROOT / "docs/images/draw_states.py")
+    assert set(drawn["PLACES"]) == set(State)
+    # Every state but the first follows another, and every state but the last ones leads to another.
+    assert {after for _, after in drawn["FOLLOWS"]} == set(State) - {State.PENDING}
+    assert {before for before, _ in drawn["FOLLOWS"]} == set(State) - drawn["NEVER_LEFT"]
