@@ -378,6 +378,7 @@ class Controller:
         error = verdicts.drift(odd, report, self.members, self.committed, facts)
         cause = m.Failure(rank=odd[0], kind=m.FailureKind.DRIFT, summary=str(error).split(". ")[0], error=error)
         self._pace.pause(now)
+        self._triage.begin(self.state, now)
         if not self._budget.allows(cause):
             return self._end(State.FAILED, error, now)
         return self._recover(cause, [cause], error, now)
