@@ -350,6 +350,7 @@ class Controller:
         error = verdicts.drift(odd, report, self.members, self.pipeline.committed, facts)
         cause = m.Failure(rank=odd[0], kind=m.FailureKind.DRIFT, summary=str(error).split(". ")[0], error=error)
         self._pace.pause(now)
+        self._triage.begin(self.state, now)
         return self._recover(cause, [cause], error, now)
 
     def _error(self, cause: m.Failure, failures: Sequence[m.Failure]) -> Exception:

@@ -76,6 +76,9 @@ def failure(
 
 def in_words(cause: Failure, members: Sequence[Member], failed_in: State) -> str:
     """Say in one sentence what a run went on after, for its log."""
+    if cause.kind is FailureKind.DRIFT:
+        # Who differs from whom is said there, as far as it is known.
+        return cause.summary
     who = _name(cause.rank, members, len(members))
     return f"{who} {cause.kind.value} while the run was {failed_in.value}: {cause.summary}"
 

@@ -39,5 +39,5 @@ def shard(mesh: Mesh, leaf: NumpyArray) -> Array:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Return this process's copy of replicated arrays as NumPy arrays."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), tree)
+    """Return this process's copy of replicated arrays as NumPy arrays, which outlive the device."""
+    return jax.tree.map(lambda leaf: np.array(leaf.addressable_data(0)), tree)

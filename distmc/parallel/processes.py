@@ -191,7 +191,10 @@ def _join_host_port(host: str, port: int) -> str:
 
 
 def join(coordinator_address: str, num_processes: int, rank: int, host: str) -> None:
-    """Connect this process to the others of its generation; returns when all of them have connected.
+    """Connect this process to the others of its generation; returns when all of them have started their devices.
+
+    For each other's devices processes wait minutes long, even for one that is gone. Once this has returned, they do
+    not wait for each other before their first collective.
 
     Must be called before anything touches a JAX device in this process. Call it only when all processes are known
     to be up: JAX aborts a process whose peers stay away for longer than `CONNECT_TIMEOUT_SECONDS`.
@@ -235,6 +238,7 @@ def join(coordinator_address: str, num_processes: int, rank: int, host: str) -> 
     state.num_processes = num_processes
     state.coordinator_address = coordinator_address
     _collectives_on(runtime, host)
+    jax.devices()
 
 
 def detach() -> None:

@@ -26,9 +26,10 @@ def save_program(program: CompiledProgram) -> bytes | None:
     -------
     bytes or None
         For `load_program` on a mesh of the same size, and processors that understand the same instructions; None
-        where the program calls Python.
+        where the program calls Python, or may have come from JAX's own cache on disk: from there it comes without
+        what would be needed to save it again, and the other processes find it there as well.
     """
-    if program.calls_python:
+    if program.calls_python or _may_be_cached():
         return None
     start, advance = (serialize_executable.serialize(_compiled(part)) for part in (program.start, program.advance))
     return pickle.dumps((start, advance, _shapes(program.state), program.trace))
@@ -49,6 +50,10 @@ def load_program(saved: bytes) -> CompiledProgram:
         state=state,
         trace=trace,
     )
+
+
+def _may_be_cached() -> bool:
+    return bool(jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir)
 
 
 def _compiled(part: Any) -> jax.stages.Compiled:

@@ -252,7 +252,9 @@ def test_replicas_that_differ_roll_back_once() -> None:
 
 def test_replicas_without_a_majority_blame_nobody() -> None:
     control = running(controller())
-    assert lost_of(drift(control, (0, 1, 2))).rank is None
+    lost = lost_of(drift(control, (0, 1, 2)))
+    assert lost.rank is None
+    assert lost.cause.startswith("The workers do not agree")
     sampling(control)
     error = finish_of(drift(control, (0, 1, 2)))
     assert isinstance(error, DriftError)

@@ -19,6 +19,8 @@ def test_replicated_arrays_are_whole_on_every_device() -> None:
             np.testing.assert_array_equal(np.asarray(piece.data), tree[name])
     np.testing.assert_array_equal(to_host(replicated)["a"], tree["a"])
     assert isinstance(to_host(replicated)["b"], np.ndarray)
+    # A view would keep the device alive, and with it the connections to other processes.
+    assert to_host(replicated)["a"].flags.owndata
 
 
 def test_shard_of_the_only_process_is_the_whole_array() -> None:

@@ -108,8 +108,10 @@ def test_join_refuses_a_process_that_has_used_a_device(members: list[Member]) ->
 def test_collectives_listen_on_the_given_address(members: list[Member]) -> None:
     with processes.start_coordinator(HOST, 2) as coordinator:
         # This address belongs to documentation (RFC 5737), so no machine can listen on it.
-        join_all(members, coordinator, host="203.0.113.254")
-        answers = ask_all(members, "add", value=1.0)
+        host = "203.0.113.254"
+        for rank, member in enumerate(members):
+            member.order("join", address=coordinator.address, num_processes=2, rank=rank, host=host)
+        answers = [member.answer() for member in members]
     assert all("error" in answer for answer in answers), answers
 
 
