@@ -77,8 +77,7 @@ class Controller:
         self._journal = Journal(num_steps)
         self._last_heard = 0.0
         self._deadline = 0.0
-        # When the generation is formed even if more workers could come.
-        self._gather_until: float | None = None
+        self._gather_until: float | None = None  # When a generation is formed even if others are late.
         self._pace = Pace()
         self._stop_reason = ""
         self._stopped_in = State.PENDING
@@ -147,12 +146,12 @@ class Controller:
         return [self._journal.stage("starting workers", now), m.Acquire()]
 
     def _gather(self, now: float) -> list[m.Action]:
-        """Form a generation once all workers are there, or enough of them and the others late."""
+        """Form a generation once as many workers are there as are wanted, or enough of them and the others late."""
         if self.state is not State.ACQUIRING or not self.membership.is_enough:
             return []
         if self._gather_until is None:
             self._gather_until = now + policies.GATHERING_SECONDS
-        if not self.membership.is_full and now < self._gather_until:
+        if not self.membership.is_complete and now < self._gather_until:
             return []
         members = self.membership.form()
         self._collector = 0
@@ -296,6 +295,7 @@ class Controller:
 
     def _next_generation(self, without: Sequence[int], reason: str, now: float, patience: float) -> list[m.Action]:
         """Let others take the places of `without`, and go on with fewer when they have not come after `patience`."""
+        self.membership.want(len(self.members) if patience else self.membership.size_if_formed)
         if not self._keeps_processes:
             without = tuple(member.worker for member in self.members)
         self.membership.remove(without)
@@ -304,9 +304,8 @@ class Controller:
         self._reason = reason
         self._replies = None
         self._triage = Triage()
-        self._gather_until = now + patience
-        is_formed = self.membership.is_enough and (self.membership.is_full or not patience)
-        stage = [] if is_formed else [self._journal.stage("starting workers", now)]
+        self._gather_until = now + patience if self._keeps_processes else None
+        stage = [] if self.membership.is_complete else [self._journal.stage("starting workers", now)]
         return [*stage, m.Release(tuple(without)), m.Acquire(), *self._gather(now)]
 
     # Failures ---------------------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ class Membership:
         self.fewest = fewest
         self.most = most
         self.members: tuple[Member, ...] = ()
+        self._wanted = most
         self._up: dict[int, Candidate] = {}
         self._leaving: set[int] = set()
 
@@ -71,10 +72,14 @@ class Membership:
         """Whether those that stay can make up a generation."""
         return self.staying >= self.fewest
 
+    def want(self, number: int) -> None:
+        """Set how many processes the next generation should have, if they come in time."""
+        self._wanted = min(number, self.most)
+
     @property
-    def is_full(self) -> bool:
-        """Whether more processes could not be used."""
-        return self.staying >= self.most
+    def is_complete(self) -> bool:
+        """Whether as many processes are there as are wanted; at first these are the most."""
+        return self.staying >= self._wanted
 
     @property
     def leaving_members(self) -> tuple[int, ...]:

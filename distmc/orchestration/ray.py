@@ -56,15 +56,14 @@ class RayExecutor:
         self._is_connected = False
         self._shipped: tuple[ray.ObjectRef[Any], ray.ObjectRef[Any]] | None = None
         self._slots = Slots(on, most)
-        # Node of each process that is up, by its number.
-        self._node_of: dict[int, str] = {}
         self._starting: dict[ray.ObjectRef[Any], int] = {}
         self._members: tuple[Member, ...] = ()
         self._coordinators: list[processes.Coordinator] = []
         self._pending: dict[ray.ObjectRef[Any], tuple[m.ToGeneration, int]] = {}
-        # Compiled programs by the number of workers they are for, and those that are on their way here.
+        # Compiled programs by the number of workers they are for, those on their way here, and all asked for.
         self._programs: dict[int, ray.ObjectRef[Any]] = {}
         self._saving: dict[ray.ObjectRef[Any], int] = {}
+        self._asked: set[int] = set()
         self._has_formed = False
         self._deadline = 0.0
         self._next_room_check = 0.0
@@ -145,12 +144,11 @@ class RayExecutor:
     def _release(self, workers: tuple[int, ...]) -> None:
         for worker in workers:
             self._slots.release(worker)
-            self._node_of.pop(worker, None)
         self._starting = {reference: worker for reference, worker in self._starting.items() if worker not in workers}
 
     def _missing_capacity(self) -> list[m.Event]:
         """Say so when the cluster has too little room for the workers, and nothing is going to change that."""
-        num_up, now = len(self._node_of), time.monotonic()
+        num_up, now = len(self._slots.node_of), time.monotonic()
         if num_up >= self._on.fewest_workers or now < self._next_room_check:
             return []
         self._next_room_check = now + _ROOM_CHECK_SECONDS
@@ -169,9 +167,7 @@ class RayExecutor:
         if now < self._next_drain_check:
             return []
         self._next_drain_check = now + _DRAIN_CHECK_SECONDS
-        draining = ray_cluster.draining_nodes()
-        workers = frozenset(worker for worker, node in self._node_of.items() if node in draining)
-        self._slots.leave(workers)
+        workers = self._slots.avoid(ray_cluster.draining_nodes())
         return [m.WorkersLeaving(workers)] if workers else []
 
     # Orders and answers -----------------------------------------------------------------------------------------------
@@ -217,16 +213,21 @@ class RayExecutor:
     def _save_program(self, generation: int) -> None:
         """Let the first worker send its program, once for each number of workers."""
         size = len(self._members)
-        if size not in self._programs and size not in self._saving.values():
+        if size not in self._asked:
+            self._asked.add(size)
             actor = self._slots.actor_of(self._members[0].worker)
             self._saving[actor.saved_program.remote(generation)] = size
 
     def _saved(self, reference: "ray.ObjectRef[Any]", size: int) -> None:
-        with contextlib.suppress(RayError):
+        try:
             program = ray.get(reference)
-            if isinstance(program, bytes):
-                # Kept on this node, which the run cannot do without anyway.
-                self._programs[size] = ray.put(program)
+        except RayError:
+            # That worker is gone; one of the next generation may be asked.
+            self._asked.discard(size)
+            return
+        if isinstance(program, bytes):
+            # Kept on this node, which the run cannot do without anyway.
+            self._programs[size] = ray.put(program)
 
     def _answer(self, reference: "ray.ObjectRef[Any]") -> list[m.Event]:
         if reference in self._saving:
@@ -250,7 +251,7 @@ class RayExecutor:
             found = get()
         except RayError as error:
             return [m.WorkerGone(worker, _ray_failure(0, error))]
-        self._node_of[worker] = found.node_id
+        self._slots.settle(worker, found.node_id)
         candidate = Candidate(
             worker=worker, node=found.node, pid=found.pid, devices=tuple(found.devices), facts=found.facts
         )

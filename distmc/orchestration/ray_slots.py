@@ -35,12 +35,15 @@ class Slot:
         Number of the process in it.
     actor : actor handle or None
         The process.
+    node : str or None
+        Ray's name of the node on which a process was last seen in it.
     """
 
     group: PlacementGroup
     index: int
     worker: int | None = None
     actor: Any = None
+    node: str | None = None
 
 
 class Slots:
@@ -58,7 +61,7 @@ class Slots:
         self._on = on
         self._most = most
         self._slots: list[Slot] = []
-        self._leaving: set[int] = set()
+        self._draining: frozenset[str] = frozenset()
         self._next_worker = 0
 
     def fill(self) -> list[tuple[int, Any]]:
@@ -71,32 +74,47 @@ class Slots:
         """
         if not self._slots:
             self._hold(self._on.fewest_workers)
-        staying = sum(slot.worker not in self._leaving for slot in self._slots)
-        for _ in range(self._most - staying):
-            self._hold(1)
-        return [self._start(slot) for slot in self._slots if slot.actor is None]
+        usable = [slot for slot in self._slots if slot.node not in self._draining]
+        for _ in range(self._most - len(usable)):
+            usable += self._hold(1)
+        empty = [slot for slot in usable if slot.actor is None]
+        num_missing = max(0, self._most - len(usable) + len(empty))
+        return [self._start(slot) for slot in empty[:num_missing]]
 
     @property
     def are_placed(self) -> bool:
         """Whether Ray has given the fewest workers their room."""
         return bool(self._slots) and self._slots[0].group.wait(timeout_seconds=0)
 
+    @property
+    def node_of(self) -> dict[int, str]:
+        """The nodes of all processes that are up, by their numbers."""
+        placed = ((slot.worker, slot.node) for slot in self._slots if slot.actor is not None)
+        return {worker: node for worker, node in placed if worker is not None and node is not None}
+
     def actor_of(self, worker: int) -> Any:
         """Return the handle of a process."""
-        return next(slot.actor for slot in self._slots if slot.worker == worker)
+        return self._slot_of(worker).actor
 
-    def leave(self, workers: frozenset[int]) -> None:
-        """Take notice of processes whose nodes will be gone soon: they need a substitute."""
-        self._leaving |= workers
+    def settle(self, worker: int, node: str) -> None:
+        """Take notice that a process is up, and where."""
+        self._slot_of(worker).node = node
+
+    def avoid(self, nodes: frozenset[str]) -> frozenset[int]:
+        """Take notice that nodes will be gone soon, and return the processes there, which need substitutes.
+
+        Room on such a node is used again only once Ray has moved it to another one.
+        """
+        self._draining = nodes
+        return frozenset(worker for worker, node in self.node_of.items() if node in nodes)
 
     def release(self, worker: int) -> None:
         """Kill a process; its room is kept for another unless its node is about to go."""
         for slot in [slot for slot in self._slots if slot.worker == worker]:
             _quietly(ray.kill, slot.actor, no_restart=True)
             slot.worker, slot.actor = None, None
-            if worker in self._leaving and self._is_alone(slot):
+            if slot.node in self._draining and self._is_alone(slot):
                 self._give_back(slot)
-        self._leaving.discard(worker)
 
     def close(self) -> None:
         """Kill all processes and give all room back."""
@@ -107,10 +125,15 @@ class Slots:
             _quietly(remove_placement_group, group)
         self._slots.clear()
 
-    def _hold(self, num_workers: int) -> None:
+    def _slot_of(self, worker: int) -> Slot:
+        return next(slot for slot in self._slots if slot.worker == worker)
+
+    def _hold(self, num_workers: int) -> list[Slot]:
         # Packed: neighbours in rank share a node, where messages are quickest, and a growing cluster stays small.
         group = placement_group([ray_cluster.bundle(self._on)] * num_workers, strategy="PACK")
-        self._slots += [Slot(group, index) for index in range(num_workers)]
+        held = [Slot(group, index) for index in range(num_workers)]
+        self._slots += held
+        return held
 
     def _is_alone(self, slot: Slot) -> bool:
         return sum(other.group.id == slot.group.id for other in self._slots) == 1
@@ -135,7 +158,7 @@ class Slots:
             scheduling_strategy=PlacementGroupSchedulingStrategy(slot.group, slot.index),
             runtime_env={"env_vars": environment},
         ).remote()
-        slot.worker = self._next_worker
+        slot.worker, slot.node = self._next_worker, None
         self._next_worker += 1
         return slot.worker, slot.actor
 

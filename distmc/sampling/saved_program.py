@@ -13,6 +13,8 @@ from jax.experimental import serialize_executable
 from distmc.sampling.compiled import CompiledProgram
 from distmc.types import PyTree
 
+_CACHE_SETTINGS = ("jax_enable_compilation_cache", "jax_compilation_cache_dir")
+
 
 def save_program(program: CompiledProgram) -> bytes | None:
     """Return the program as bytes, machine code and all.
@@ -53,7 +55,7 @@ def load_program(saved: bytes) -> CompiledProgram:
 
 
 def _may_be_cached() -> bool:
-    return bool(jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir)
+    return all(getattr(jax.config, name) for name in _CACHE_SETTINGS)
 
 
 def _compiled(part: Any) -> jax.stages.Compiled:
