@@ -92,8 +92,8 @@ def test_placements_are_compared_with_the_first() -> None:
     asked = []
 
     def run(on: Placement) -> dict[str, Any]:
-        asked.append(on.num_workers)
-        return draws() | {"slope": draws()["slope"] + (on.num_workers == 3)}
+        asked.append(on.fewest_workers)
+        return draws() | {"slope": draws()["slope"] + (on.fewest_workers == 3)}
 
     invariance.check(run, [Local(), Ray(num_workers=2)])
     with pytest.raises(AssertionError, match=r"`slope\[0\]` first differs in draw 0 of chain 0: .* in Local\(\) but "):
