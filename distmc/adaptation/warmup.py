@@ -129,12 +129,12 @@ class Warmup:
             time = parameters.step_size * parameters.num_integration_steps
             trajectories = Trajectories(before.position, info, state.metric, time, weight)
             learned = self.trajectory.update(trajectory, trajectories, self.target, self.pooling)
-            trajectory = _where(self.is_metric_known(step), learned, trajectory)
+            trajectory = where(self.is_metric_known(step), learned, trajectory)
         is_counted = step >= self.schedule.initial_buffer
         return WarmupState(
             step_size=update_step_size(state.step_size, pooled_rate, self.target_acceptance_rate),
             trajectory=trajectory,
-            window=_where(is_counted, self.metric.add(state.window, after, weight), state.window),
+            window=where(is_counted, self.metric.add(state.window, after, weight), state.window),
             metric=state.metric,
         )
 
@@ -164,6 +164,7 @@ def step_size_from_gradients(state: GradientState, target: Target) -> Array:
     return 1.0 / jnp.sqrt(jnp.maximum(largest, 1.0))
 
 
-def _where(condition: Array, new: State, old: State) -> State:
+def where(condition: Array, new: State, old: State) -> State:
+    """Choose between two pytrees of the same structure."""
     chosen: State = jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
     return chosen

@@ -14,6 +14,7 @@ from distmc.adaptation.laps import LateAdjustment
 from distmc.adaptation.meads import MEADSWarmup
 from distmc.adaptation.metric import MetricRule, choose_form
 from distmc.adaptation.pooling import Pooling
+from distmc.adaptation.rescue import Rescue
 from distmc.adaptation.schedule import (
     build_schedule,
     build_schedule_after_arrival,
@@ -115,7 +116,7 @@ def build_algorithm(sampler: Sampler | Climb, setting: Setting) -> Algorithm:
 @build_algorithm.register
 def _(sampler: HMC, setting: Setting) -> Algorithm:
     warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=_fixed_trajectory(sampler))
-    return Algorithm(hmc.build_kernel(setting.target), warmup)
+    return Algorithm(hmc.build_kernel(setting.target), _with_rescue(warmup, setting))
 
 
 @build_algorithm.register
@@ -137,7 +138,8 @@ def _(sampler: NUTS, setting: Setting) -> Algorithm:
 
 @build_algorithm.register
 def _(sampler: MALA, setting: Setting) -> Algorithm:
-    return Algorithm(mala.build_kernel(setting.target), _warmup(sampler, setting, exponent=_LANGEVIN_EXPONENT))
+    warmup = _warmup(sampler, setting, exponent=_LANGEVIN_EXPONENT)
+    return Algorithm(mala.build_kernel(setting.target), _with_rescue(warmup, setting))
 
 
 @build_algorithm.register
@@ -153,7 +155,7 @@ def _(sampler: MEADS, setting: Setting) -> Algorithm:
 @build_algorithm.register
 def _(sampler: MAMS, setting: Setting) -> Algorithm:
     warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=_fixed_trajectory(sampler))
-    return Algorithm(mams.build_kernel(setting.target), warmup)
+    return Algorithm(mams.build_kernel(setting.target), _with_rescue(warmup, setting))
 
 
 @build_algorithm.register
@@ -215,7 +217,7 @@ def _with_learned_length(sampler: ChEES | SNAPER, setting: Setting, criterion: C
         max_integration_steps=sampler.max_integration_steps,
     )
     warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=rule)
-    return Algorithm(hmc.build_kernel(setting.target), warmup)
+    return Algorithm(hmc.build_kernel(setting.target), _with_rescue(warmup, setting))
 
 
 def _fixed_trajectory(sampler: HMC | MAMS | LAPS) -> TrajectoryRule:
@@ -244,6 +246,10 @@ def _warmup(
         target=setting.target,
         pooling=POOLING,
     )
+
+
+def _with_rescue(warmup: Warmup, setting: Setting) -> Rescue:
+    return Rescue(warmup=warmup, num_chains=setting.num_chains)
 
 
 def _warmup_without_gradient(sampler: RWMH | Slice, setting: Setting, *, step_size: float) -> Warmup:
