@@ -18,6 +18,8 @@ from distmc.model.transforms import Unconstrainer
 from distmc.samplers import Slice
 from distmc.spec import RunSpec
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 NAMES = ["sampler", "parameters", "data", "likelihood", "finite", "gradient", "rows add up", "precision"]
 
 
