@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import os
+import pathlib
 import time
 import types
 from typing import Any, Literal
@@ -19,11 +20,22 @@ Kind = Literal["raise", "exit", "drift", "start error", "hang in load"]
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """What goes wrong, in which worker, once that many steps are done."""
+    """What goes wrong, in which worker, once that many steps are done; again and again, or once if a file says so."""
 
     kind: Kind
     rank: int
     step: int = 0
+    once: pathlib.Path | None = None
+
+    def strikes(self) -> bool:
+        """Say whether it goes wrong this time."""
+        if self.once is None:
+            return True
+        try:
+            self.once.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
 
 def task(num_warmup: int = 20, num_draws: int = 40, **model: Any) -> Any:
@@ -129,7 +141,8 @@ class FaultyWorker:
             self.total += 1e-9
 
     def has(self, kind: Kind) -> bool:
-        return self.fault is not None and self.fault.kind == kind and self.step >= self.fault.step
+        fault = self.fault
+        return fault is not None and fault.kind == kind and self.step >= fault.step and fault.strikes()
 
     def report(self, phase: Phase, steps: list[float], seconds: float) -> ChunkReport:
         return ChunkReport(

@@ -1,6 +1,7 @@
 """Real actors on a real (local) cluster are killed, stopped and broken; the run goes on, or ends soon and says why."""
 
 import os
+import pathlib
 import signal
 import threading
 import time
@@ -148,9 +149,13 @@ def test_stopped_worker_is_given_up_after_the_hang_timeout(watcher: Watcher) -> 
     assert resumed.standstill_seconds < SOON
 
 
-def test_worker_that_hangs_while_loading_is_named(watcher: Watcher) -> None:
-    with pytest.raises(WorkerError, match=r"Worker 2 of 3 .* fell silent while the run was loading data"):
-        start(watcher, faulty.build(faulty.Fault("hang in load", rank=2)), hang_timeout_seconds=0.5)
+def test_worker_that_hangs_while_loading_is_named_and_replaced(watcher: Watcher, tmp_path: pathlib.Path) -> None:
+    hang = faulty.Fault("hang in load", rank=2, once=tmp_path / "struck")
+    start(watcher, faulty.build(hang), hang_timeout_seconds=0.5)
+    assert watcher.committed_steps == 60
+    (lost,) = watcher.of(WorkersLost)
+    assert lost.rank == 2
+    assert "fell silent while the run was loading data" in lost.cause
 
 
 def test_replica_that_differs_again_is_the_odd_one(watcher: Watcher) -> None:
