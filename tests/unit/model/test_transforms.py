@@ -10,6 +10,8 @@ from distmc.errors import ModelError
 from distmc.model.model import Model, Parameter
 from distmc.model.transforms import Unconstrainer
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 constraints = dist.constraints
 
 
