@@ -81,7 +81,10 @@ IN_ONE_PROCESS: Plan = (
     fault("raise", "collect", 25),
     fault("slow", "collect", 30),
     fault("full disk", "commit", 40),
+    fault("raise", "load"),
+    fault("slow", "warmup", 50),
     fault("full disk", "checkpoint", 60),
+    fault("raise", "compile"),
     fault("slow", "commit", 80),
     fault("slow", "checkpoint", 90),
     fault("raise", "draws", 100),
@@ -91,10 +94,12 @@ IN_ONE_PROCESS: Plan = (
     fault("raise", "draws", 140),
     fault("corrupt", "checkpoint", 160),
     fault("truncate", "commit", 285),
+    fault("raise", "start"),
     fault("full disk", "finalise"),
 )
 DRIVER_KILLED_LOCALLY: Plan = (
     fault("kill", "load"),
+    fault("kill", "start"),
     fault("kill", "draws", 100, seconds=0.001),
     fault("kill", "checkpoint", 150),
     fault("corrupt", "commit", 200),
@@ -268,8 +273,9 @@ def cluster(process_tree: Any) -> Iterator[Any]:
     assert process_tree.wait_until_gone(started, 20.0) == set()
 
 
+@pytest.mark.timeout(400)
 def test_faults_of_workers(tmp_path: Path, cluster: Any, reference: xr.DataTree) -> None:
-    outcome = endure(tmp_path, ON_THE_CLUSTER, cluster.address)
+    outcome = endure(tmp_path, ON_THE_CLUSTER, cluster.address, seconds=350.0)
     require_reference(outcome, reference)
     # The run has gone on by itself all the time.
     assert outcome.of("finished")[0]["stops"] == []
@@ -303,7 +309,7 @@ def test_faults_without_a_cluster(tmp_path: Path, reference: xr.DataTree) -> Non
 def test_driver_killed_without_a_cluster(tmp_path: Path, reference: xr.DataTree) -> None:
     outcome = endure(tmp_path, DRIVER_KILLED_LOCALLY)
     require_reference(outcome, reference)
-    assert outcome.kills == 4
+    assert outcome.kills == 5
 
 
 def test_driver_killed_and_resumed_without_the_cluster(tmp_path: Path, cluster: Any, reference: xr.DataTree) -> None:
