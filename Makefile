@@ -1,5 +1,6 @@
 # make demo    installs everything into .venv and finds vowels and consonants in 50,000 words
 # make test    runs all tests
+# make soak    a run through random faults for some minutes; more of them: make soak ARGS="--faults 500 --seed 1"
 # make check   style, types, who imports whom, public names
 # make clean   removes what these have made, except runs/
 
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test check clean
+.PHONY: help demo test soak check clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -23,6 +24,9 @@ test: export OMP_NUM_THREADS = 1
 test: export OPENBLAS_NUM_THREADS = 1
 test: $(VENV)/.for-development
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+soak: $(VENV)/.for-development
+	$(BIN)/python benchmarks/soak.py $(ARGS)
 
 check: $(VENV)/.for-development
 	$(BIN)/ruff check .

@@ -1,0 +1,381 @@
+"""Runs through dozens of faults of all kinds, in all phases, end with the bits of a run in which nothing failed.
+
+The run without faults, on `Local`, is the oracle. Each run with faults has a process of its own, which may be killed,
+and a cluster of four raylets on this machine: a head that only drives, and three nodes with room for one worker each.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fault_driver
+import pytest
+import xarray as xr
+
+import distmc
+from distmc.storage import RunDirectory
+from distmc.testing.faults import Fault, Kind, Ledger, Phase, Plan
+from distmc.testing.invariance import require_identical
+
+ray = pytest.importorskip("ray")
+
+DRIVER = Path(fault_driver.__file__)
+ROOT = DRIVER.parents[2]
+LAST_STEP = fault_driver.NUM_WARMUP + fault_driver.NUM_DRAWS - 1
+CHUNK_STEPS = 5
+HANG_SECONDS = 3.0
+
+
+def fault(kind: Kind, phase: Phase, step: int = 0, rank: int | None = None, seconds: float = 0.0) -> Fault:
+    return Fault(kind=kind, phase=phase, step=step, rank=rank, seconds=0.1 if kind == "slow" else seconds)
+
+
+# Where a fault is followed by one of a setup phase, the latter strikes the generation that comes of the former.
+ON_THE_CLUSTER: Plan = (
+    fault("slow", "load"),
+    fault("slow", "compile", rank=1),
+    fault("slow", "start", rank=2),
+    fault("raise", "warmup", 10, rank=1),
+    fault("kill", "compile", rank=2),
+    fault("cut", "warmup", 20, rank=0),
+    fault("raise", "load", rank=0),
+    fault("slow", "warmup", 30, rank=1),
+    fault("drift", "warmup", 35, rank=1),
+    fault("raise", "compile", rank=1),
+    fault("slow", "collect", 45),
+    fault("kill", "draws", 65, rank=0, seconds=0.02),
+    fault("drift", "draws", 85, rank=0),
+    fault("raise", "draws", 100, rank=2),
+    fault("kill", "form", rank=1),
+    fault("cut", "draws", 120, rank=1, seconds=0.01),
+    fault("kill", "load", rank=0),
+    fault("slow", "draws", 135),
+    fault("raise", "collect", 145),
+    fault("kill", "collect", 160),
+    fault("drift", "draws", 175, rank=2),
+    # Two at once.
+    fault("kill", "draws", 190, rank=0),
+    fault("kill", "draws", 190, rank=1),
+    fault("cut", "draws", 205, rank=2),
+    fault("raise", "draws", 220, rank=0),
+    fault("kill", "start", rank=1),
+    fault("slow", "draws", 240, rank=2),
+    fault("raise", "draws", 265, rank=1),
+    fault("slow", "collect", 280),
+    # While the run waits for the last chunk.
+    fault("kill", "collect", LAST_STEP - CHUNK_STEPS),
+)
+IN_ONE_PROCESS: Plan = (
+    fault("slow", "load"),
+    fault("raise", "warmup", 10),
+    fault("raise", "collect", 25),
+    fault("slow", "collect", 30),
+    fault("full disk", "commit", 40),
+    fault("raise", "load"),
+    fault("slow", "warmup", 50),
+    fault("full disk", "checkpoint", 60),
+    fault("raise", "compile"),
+    fault("slow", "commit", 80),
+    fault("slow", "checkpoint", 90),
+    fault("raise", "draws", 100),
+    fault("slow", "compile"),
+    fault("slow", "start"),
+    fault("slow", "draws", 120),
+    fault("raise", "draws", 140),
+    fault("corrupt", "checkpoint", 160),
+    fault("truncate", "commit", 285),
+    fault("raise", "start"),
+    fault("full disk", "finalise"),
+)
+DRIVER_KILLED_LOCALLY: Plan = (
+    fault("kill", "load"),
+    fault("kill", "start"),
+    fault("kill", "draws", 100, seconds=0.001),
+    fault("kill", "checkpoint", 150),
+    fault("corrupt", "commit", 200),
+    fault("kill", "finalise"),
+)
+# Those after the first strike a process without a cluster, which takes the run up.
+DRIVER_KILLED: Plan = (
+    fault("kill", "commit", 100),
+    fault("full disk", "checkpoint", 170),
+    fault("corrupt", "commit", 290),
+)
+STOPPED: Plan = (
+    fault("stop", "draws", 100, rank=1),
+    fault("stop", "collect", 160),
+)
+NODES_LOST = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run through faults has told."""
+
+    told: list[dict[str, Any]]
+    directory: Path
+    ledger: Ledger
+    kills: int
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [line for line in self.told if line["kind"] == kind]
+
+
+class Driver:
+    """A run in a process of its own, which says what happens."""
+
+    def __init__(self, given: dict[str, Any], **environment: str) -> None:
+        path = os.pathsep.join([str(ROOT), str(DRIVER.parent)])
+        self.process = subprocess.Popen(
+            [sys.executable, str(DRIVER), json.dumps(given)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path, **environment},
+        )
+        self.told: list[dict[str, Any]] = []
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        self._errors: list[str] = []
+        for read in (self._read_told, self._read_errors):
+            threading.Thread(target=read, daemon=True).start()
+
+    def wait_for(self, is_it: Callable[[dict[str, Any]], bool], seconds: float) -> dict[str, Any] | None:
+        """Return the next thing told of this sort; None if the process ends before."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"nothing of the sort within {seconds} s; {self.told[-5:]}") from None
+            if line is None:
+                return None
+            self.told.append(json.loads(line))
+            if is_it(self.told[-1]):
+                return self.told[-1]
+
+    def finish(self, seconds: float) -> int:
+        """Wait for the end and return how the process ended."""
+        self.wait_for(lambda told: False, seconds)
+        code = self.process.wait(timeout=10)
+        assert code in (0, -signal.SIGKILL), "".join(self._errors)[-3000:]
+        return code
+
+    def _read_told(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                self._lines.put(line)
+        self._lines.put(None)
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        self._errors.extend(self.process.stderr)
+
+
+def compiled_on_disk(folder: Path) -> dict[str, str | float]:
+    """Return settings of JAX, as variables of the environment, that keep compiled programs on disk."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.0,
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": -1,
+    }
+
+
+@contextlib.contextmanager
+def driving(folder: Path, plan: Plan = (), address: str | None = None, **given: Any) -> Iterator[Driver]:
+    """Drive a run on the cluster with this address; without one, in one process."""
+    on = {} if address is None else {"num_workers": (1, 3), "address": address, **given.pop("on", {})}
+    faults = [dataclasses.asdict(fault) for fault in plan]
+    places = {"path": str(folder / "run"), "ledger": str(folder / "ledger")}
+    # A process that computes by itself starts often here; the workers of a cluster send each other their programs.
+    environment = {} if address else {name: str(value) for name, value in compiled_on_disk(folder).items()}
+    driver = Driver({**places, "plan": faults, "ray": on or None, "chunk_steps": CHUNK_STEPS, **given}, **environment)
+    try:
+        yield driver
+    finally:
+        driver.process.kill()
+        driver.process.wait()
+
+
+def drive(
+    folder: Path, plan: Plan, address: str | None, told: list[dict[str, Any]], seconds: float, **given: Any
+) -> int:
+    """Drive a run until its process ends; return how it did."""
+    with driving(folder, plan, address, **given) as driver:
+        code = driver.finish(seconds)
+    told += driver.told
+    print(*(line for line in driver.told if line["kind"] != "step"), sep="\n")
+    return code
+
+
+def endure(folder: Path, plan: Plan, address: str | None = None, seconds: float = 200.0, **given: Any) -> Outcome:
+    """Drive a run to its end, again each time that its process is killed; all faults have struck then."""
+    deadline = time.monotonic() + seconds
+    told: list[dict[str, Any]] = []
+    kills = 0
+    while drive(folder, plan, address, told, deadline - time.monotonic(), **given) != 0:
+        kills += 1
+        assert kills <= len(plan)
+    outcome = Outcome(told, folder / "run", Ledger(folder / "ledger"), kills)
+    left = [str(fault) for index, fault in enumerate(plan) if not outcome.ledger.has_struck(index)]
+    assert left == []
+    return outcome
+
+
+def blamed(outcome: Outcome, plan: Plan, *kinds: Kind) -> list[bool]:
+    """Say of each fault of these kinds that struck a worker whether somebody was told of it as the root cause."""
+    causes = [lost["cause"] for lost in outcome.of("lost")]
+    found = []
+    for index, facts in outcome.ledger.read().items():
+        if plan[index].kind in kinds and "rank" in facts:
+            who = f"Worker {facts['rank']} of {facts['num_workers']} (node "
+            found.append(any(cause.startswith(who) and f"process {facts['pid']})" in cause for cause in causes))
+    return found
+
+
+def require_reference(outcome: Outcome, reference: xr.DataTree) -> None:
+    with distmc.open_run(outcome.directory) as tree:
+        require_identical(reference, tree, names=("the oracle", "the run"))
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> xr.DataTree:
+    path = tmp_path_factory.mktemp("runs") / "reference"
+    return distmc.sample(
+        fault_driver.MODEL, fault_driver.DATA, path=path, progress=False, **fault_driver.SETTINGS
+    ).load()
+
+
+@pytest.fixture(scope="module")
+def cluster(process_tree: Any) -> Iterator[Any]:
+    """Start a head and three nodes; afterwards none of their processes may be left."""
+    from ray.cluster_utils import Cluster
+
+    before = process_tree.descendants(os.getpid())
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(3):
+            cluster.add_node(num_cpus=1)
+        yield cluster
+    finally:
+        started = process_tree.descendants(os.getpid()) - before
+        cluster.shutdown()
+    assert process_tree.wait_until_gone(started, 20.0) == set()
+
+
+@pytest.mark.timeout(400)
+def test_faults_of_workers(tmp_path: Path, cluster: Any, reference: xr.DataTree) -> None:
+    outcome = endure(tmp_path, ON_THE_CLUSTER, cluster.address, seconds=350.0)
+    require_reference(outcome, reference)
+    # The run has gone on by itself all the time.
+    assert outcome.of("finished")[0]["stops"] == []
+    assert all(blamed(outcome, ON_THE_CLUSTER, "raise"))
+    # Of two that are killed at once, and of one whose chunk was saved already, nobody need have been told.
+    is_blamed = blamed(outcome, ON_THE_CLUSTER, "kill")
+    assert sum(is_blamed) >= len(is_blamed) - 2
+    causes = [lost["cause"] for lost in outcome.of("lost")]
+    assert any("lost contact with another worker" in cause for cause in causes)
+    assert any("differs from the others" in cause or "do not agree" in cause for cause in causes)
+    assert all(lost["node"] for lost in outcome.of("lost") if lost["rank"] is not None)
+    reasons = [generation.reason for generation in RunDirectory.open(outcome.directory).read_record().generations]
+    assert set(causes) <= set(reasons)
+
+
+def test_faults_without_a_cluster(tmp_path: Path, reference: xr.DataTree) -> None:
+    outcome = endure(tmp_path, IN_ONE_PROCESS)
+    require_reference(outcome, reference)
+    stops = outcome.of("finished")[0]["stops"]
+    assert len(stops) == 4
+    for stop, file in zip(stops, ("/run/chunks/", "/run/state/", "/run/chunks/", "/run/posterior.nc"), strict=True):
+        assert file in stop
+    assert ["No space left on device" in stop for stop in stops] == [True, True, False, True]
+    # The file that lost its second half is named, by the run that finds it and by the one that goes on.
+    (damaged,) = [f for index, f in outcome.ledger.read().items() if IN_ONE_PROCESS[index].kind == "truncate"]
+    assert damaged["file"] in stops[2]
+    assert "is damaged" in stops[2]
+    assert any(damaged["file"] in told and "goes on from" in told for told in outcome.of("finished")[0]["warnings"])
+
+
+def test_driver_killed_without_a_cluster(tmp_path: Path, reference: xr.DataTree) -> None:
+    outcome = endure(tmp_path, DRIVER_KILLED_LOCALLY)
+    require_reference(outcome, reference)
+    assert outcome.kills == 5
+
+
+def test_driver_killed_and_resumed_without_the_cluster(tmp_path: Path, cluster: Any, reference: xr.DataTree) -> None:
+    told: list[dict[str, Any]] = []
+    code = drive(tmp_path, DRIVER_KILLED, cluster.address, told, 100.0, on={"num_workers": 2})
+    assert code == -signal.SIGKILL
+    assert told[-1]["step"] <= 105
+    outcome = endure(tmp_path, DRIVER_KILLED)
+    require_reference(outcome, reference)
+    assert len(outcome.of("finished")[0]["stops"]) == 2
+
+
+def test_workers_that_hang(tmp_path: Path, cluster: Any, reference: xr.DataTree) -> None:
+    outcome = endure(tmp_path, STOPPED, cluster.address, on={"hang_timeout_seconds": HANG_SECONDS})
+    require_reference(outcome, reference)
+    assert all(blamed(outcome, STOPPED, "stop"))
+    assert all("fell silent" in lost["cause"] for lost in outcome.of("lost"))
+
+
+def test_nodes_come_and_go(tmp_path: Path, cluster: Any, reference: xr.DataTree) -> None:
+    first, second, third = cluster.worker_nodes
+    cluster.remove_node(second)
+    cluster.remove_node(third)
+    hurry = tmp_path / "hurry"
+    with driving(tmp_path, address=cluster.address, dawdles_until=str(hurry)) as driver:
+
+        def wait_for_workers(count: int) -> dict[str, Any]:
+            """Wait until so many workers take steps."""
+            started = driver.wait_for(lambda told: told["kind"] == "started" and len(told["pids"]) == count, 60.0)
+            assert started is not None
+            assert driver.wait_for(lambda told: told["kind"] == "step", 60.0)
+            return started
+
+        wait_for_workers(1)
+        for _ in range(2):
+            cluster.add_node(num_cpus=1)
+        wait_for_workers(3)
+        drain(cluster, first)
+        assert wait_for_workers(2)["reason"] == "workers leave before their nodes do"
+        cluster.remove_node(first)
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        wait_for_workers(1)
+        cluster.add_node(num_cpus=1)
+        wait_for_workers(2)
+        hurry.touch()
+        assert driver.finish(60.0) == 0
+        told = driver.told
+    outcome = Outcome(told, tmp_path / "run", Ledger(tmp_path / "ledger"), 0)
+    require_reference(outcome, reference)
+    (lost,) = outcome.of("lost")
+    assert " died while the run was " in lost["cause"]
+    assert [len(started["pids"]) for started in outcome.of("started")] in ([1, 3, 2, 1, 2], [1, 2, 3, 2, 1, 2])
+
+
+def drain(cluster: Any, node: Any) -> None:
+    """Tell the cluster that a node will be taken away."""
+    from ray._raylet import GcsClient
+    from ray.core.generated import autoscaler_pb2
+
+    in_a_minute = int((time.time() + 60.0) * 1000)
+    preemption = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    client = GcsClient(address=cluster.address)
+    is_accepted, why_not = client.drain_node(node.node_id, preemption, "the machine is taken away", in_a_minute)
+    assert is_accepted, why_not
+
+
+def test_there_are_enough_faults() -> None:
+    plans = (ON_THE_CLUSTER, IN_ONE_PROCESS, DRIVER_KILLED_LOCALLY, DRIVER_KILLED, STOPPED)
+    assert sum(map(len, plans)) + NODES_LOST >= 60
