@@ -119,6 +119,11 @@ class RunRecord:
         """Workers of the latest generation."""
         return len(self.generations[-1].nodes) if self.generations else 1
 
+    @property
+    def most_workers(self) -> int:
+        """Workers of the largest generation."""
+        return max((len(generation.nodes) for generation in self.generations), default=1)
+
     def to_json(self) -> str:
         """Return JSON text that `from_json` turns back into an equal record."""
         fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

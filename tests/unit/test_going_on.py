@@ -16,7 +16,7 @@ from distmc import resumption
 from distmc.cli import cli
 from distmc.errors import Interrupted
 from distmc.spec import Ray, RunSpec
-from distmc.storage import Layout, RunDirectory, RunRecord
+from distmc.storage import Layout, RunDirectory, RunRecord, how_to_go_on
 
 MODEL = """
 import distmc
@@ -66,6 +66,12 @@ def started_from_the_shell(directory: RunDirectory, tmp_path: Path, monkeypatch:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     return directory
+
+
+def test_advice_is_to_go_on_with_as_many_workers_as_there_were(started_from_the_shell: RunDirectory) -> None:
+    started_from_the_shell.add_generation("two of them were lost", ("10.0.0.1",))
+    record = started_from_the_shell.read_record()
+    assert how_to_go_on("runs/a", record) == "distmc resume runs/a --workers 3"
 
 
 # Status ---------------------------------------------------------------------------------------------------------------
