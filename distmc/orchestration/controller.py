@@ -14,6 +14,7 @@ same digest; its arrays are then fetched, and written while the workers already 
 failure the next generation goes on from the last chunk on disk, and so computes the same draws.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 from distmc.errors import CapacityError
@@ -71,7 +72,6 @@ class Controller:
         self._chunk_length = 1
         # Replies to the order that is out, by rank; None when no order is out.
         self._replies: dict[int, object] | None = None
-        self._collector = 0  # The rank whose arrays are fetched.
         self._last_step = 0
         self._triage = Triage()
         self._journal = Journal(num_steps)
@@ -86,11 +86,6 @@ class Controller:
     def members(self) -> tuple[Member, ...]:
         """The workers of the present generation by rank."""
         return self.membership.members
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether nothing more will be ordered."""
-        return self.state in _ENDED
 
     def handle(self, event: m.Event, now: float) -> list[m.Action]:
         """Take notice of `event` and return what to do, in order.
@@ -107,7 +102,7 @@ class Controller:
         list of Action
             Empty when there is nothing to do.
         """
-        if self.has_ended or (isinstance(event, m.OfGeneration) and event.generation != self.generation):
+        if self.state in _ENDED or (isinstance(event, m.OfGeneration) and event.generation != self.generation):
             return []
         match event:
             case m.RunRequested():
@@ -124,7 +119,9 @@ class Controller:
                 self.membership.add(event.candidate)
                 return self._gather(now)
             case m.WorkerGone():
-                return self._worker_gone(event, now)
+                return self._worker_gone(event.worker)
+            case m.StartFailed():
+                return self._start_failed(event, now)
             case m.WorkersLeaving():
                 self.membership.leave(event.workers)
                 return [m.Acquire()] if self.state is not State.PENDING else []
@@ -154,19 +151,25 @@ class Controller:
         if not self.membership.is_complete and now < self._gather_until:
             return []
         members = self.membership.form()
-        self._collector = 0
+        self.pipeline.collector = 0
         self._pace.form(now)
         started = self._journal.formed(self.generation, members, self._reason)
         return [started, *self._order(State.MEETING, m.Meet(self.generation, members), now, "connecting")]
 
-    def _worker_gone(self, event: m.WorkerGone, now: float) -> list[m.Action]:
-        self.membership.remove([event.worker])
-        if self.state is not State.ACQUIRING:
-            # One that was to join later; the others can do without it.
+    def _worker_gone(self, worker: int) -> list[m.Action]:
+        """Let go of a process that is gone; of one with a place its failure tells more, unless that comes too late."""
+        has_place = self.state is not State.ACQUIRING and self.membership.is_seated(worker)
+        if has_place or not self.membership.has(worker):
+            return []
+        self.membership.remove([worker])
+        return [m.Release((worker,)), m.Acquire()]
+
+    def _start_failed(self, event: m.StartFailed, now: float) -> list[m.Action]:
+        if self.state is not State.ACQUIRING or self.membership.is_enough:
+            # The others can do without it.
             return [m.Release((event.worker,))]
-        self._triage.begin(self.state, now)
         if not self._budget.allows(event.failure):
-            return self._end(State.FAILED, self._error(event.failure, [event.failure]), now)
+            return self._end(State.FAILED, verdicts.not_started(event, self.pipeline.committed), now)
         return [m.Release((event.worker,)), m.Acquire()]
 
     def _replied(self, event: m.Replied, now: float) -> list[m.Action]:
@@ -214,10 +217,10 @@ class Controller:
         self._pace.note(reports)
         self._chunk_length = policies.next_chunk_length(self._chunk_length, reports)
         self.pipeline.agree(report)
-        return [m.Collect(self.generation, self._collector, report.chunk), *self._advance(now)]
+        return [m.Collect(self.generation, self.pipeline.collector, report.chunk), *self._advance(now)]
 
     def _sampling_began(self, now: float) -> list[m.Action]:
-        cost = self._pace.resume(now)
+        cost = self._pace.resume(len(self.members), now)
         stage = self._journal.stage("sampling", now)
         return [self._journal.resumed(self.generation, *cost), stage] if self.generation else [stage]
 
@@ -283,7 +286,11 @@ class Controller:
     def _recover(self, cause: m.Failure, failures: Sequence[m.Failure], error: Exception, now: float) -> list[m.Action]:
         """Go on from the last chunk on disk without those that are lost, or fail if this has happened too often."""
         if not self._budget.allows(cause):
-            return self._end(State.FAILED, verdicts.with_count(error, self._budget.num_failures), now)
+            suspects = policies.dispensable(cause, failures, len(self.members), self.membership.fewest)
+            if not suspects:
+                return self._end(State.FAILED, verdicts.with_count(error, self._budget.num_failures), now)
+            # They keep their room, so that nobody takes their places there.
+            self.membership.leave(self.membership.workers_of(suspects))
         reason = verdicts.in_words(cause, self.members, self._triage.failed_in)
         told = self._journal.lost(self.generation, reason, error, now)
         in_flight = self._chunk_length if self._triage.failed_in is State.RUNNING else 0
@@ -315,32 +322,23 @@ class Controller:
             return []
         self._triage.failures.append(failure)
         self._pace.pause(now)
-        salvage = self._collect_elsewhere(failure)
+        others = self.pipeline.collect_elsewhere(failure.rank, self._triage.lost, len(self.members))
+        salvage: list[m.Action] = [m.Collect(self.generation, rank, chunk) for rank, chunk in others]
         if self.state is State.STOPPING:
-            return salvage if self._can_still_save() else self._cancel(now)
+            return salvage if self.pipeline.can_be_saved(self._triage.lost) else self._cancel(now)
         if self.state is not State.TRIAGE:
             self._triage.begin(self.state, now)
             self.state = State.TRIAGE
         return [*salvage, *self._conclude_if_clear(now)]
 
-    def _collect_elsewhere(self, failure: m.Failure) -> list[m.Action]:
-        """Ask another worker for the arrays of agreed chunks if the one that was asked is lost; all hold the same."""
-        others = sorted(set(range(len(self.members))) - self._triage.lost)
-        if self._collector not in self._triage.lost or failure.rank != self._collector or not others:
-            return []
-        self._collector = others[0]
-        return [m.Collect(self.generation, self._collector, chunk) for chunk in self.pipeline.to_collect]
-
-    def _can_still_save(self) -> bool:
-        return bool(self.pipeline) and self._collector not in self._triage.lost
-
     def _conclude_if_clear(self, now: float) -> list[m.Action]:
         """End the triage early when no later message could change its outcome."""
         is_clear = self._triage.is_clear(self._replies or (), len(self.members))
-        return self._conclude(now) if is_clear and not self._can_still_save() else []
+        return self._conclude(now) if is_clear and not self.pipeline.can_be_saved(self._triage.lost) else []
 
     def _conclude(self, now: float) -> list[m.Action]:
-        failures = self._triage.with_silent(self._owing(), now - self._last_heard)
+        patience = policies.patience(self._triage.failed_in, self._hang_timeout)
+        failures = self._triage.with_silent(self._owing(), now - self._last_heard, patience)
         cause = policies.root_cause(failures)
         return self._recover(cause, failures, self._error(cause, failures), now)
 
@@ -350,7 +348,7 @@ class Controller:
         cause = m.Failure(rank=odd[0], kind=m.FailureKind.DRIFT, summary=str(error).split(". ")[0], error=error)
         self._pace.pause(now)
         self._triage.begin(self.state, now)
-        return self._recover(cause, [cause], error, now)
+        return self._recover(cause, [dataclasses.replace(cause, rank=rank) for rank in odd], error, now)
 
     def _error(self, cause: m.Failure, failures: Sequence[m.Failure]) -> Exception:
         num_workers = len(self.members) or self.membership.most
@@ -361,7 +359,7 @@ class Controller:
     def _owing(self) -> set[int]:
         """Return the ranks that have an answer to give."""
         if self._triage.failed_in in (State.SAVING, State.REGROUPING):
-            return {self._collector}
+            return {self.pipeline.collector}
         return set(range(len(self.members))) - set(self._replies or ())
 
     def _tick(self, now: float) -> list[m.Action]:
@@ -385,7 +383,7 @@ class Controller:
     def _stop(self, event: m.StopRequested, now: float) -> list[m.Action]:
         if not self._stop_reason:
             self._stop_reason, self._stopped_in = event.reason, self.state
-        if not self._can_still_save() or self.state is State.STOPPING:
+        if not self.pipeline.can_be_saved(self._triage.lost) or self.state is State.STOPPING:
             return self._cancel(now)
         self.state = State.STOPPING
         self._deadline = now + policies.SAVING_SECONDS

@@ -48,6 +48,14 @@ class Membership:
         self._up: dict[int, Candidate] = {}
         self._leaving: set[int] = set()
 
+    def has(self, worker: int) -> bool:
+        """Say whether a process is up."""
+        return worker in self._up
+
+    def is_seated(self, worker: int) -> bool:
+        """Say whether a process has a place in the generation."""
+        return any(member.worker == worker for member in self.members)
+
     def add(self, candidate: Candidate) -> None:
         """Take notice of a process that is up."""
         self._up[candidate.worker] = candidate

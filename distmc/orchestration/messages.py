@@ -88,7 +88,14 @@ class WorkerUp:
 
 @dataclasses.dataclass(frozen=True)
 class WorkerGone:
-    """A worker process without a place in the generation is gone, or never came up."""
+    """A worker process that was up is gone, whatever it was doing."""
+
+    worker: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StartFailed:
+    """A worker process did not come up."""
 
     worker: int
     failure: Failure
@@ -134,7 +141,7 @@ class Committed:
 
 
 OfGeneration: TypeAlias = Replied | ArraysReady | WorkerFailed
-OfProcesses: TypeAlias = WorkerUp | WorkerGone | WorkersLeaving
+OfProcesses: TypeAlias = WorkerUp | WorkerGone | StartFailed | WorkersLeaving
 Event: TypeAlias = RunRequested | StopRequested | Tick | CapacityMissing | OfProcesses | OfGeneration | Committed
 
 

@@ -14,7 +14,9 @@ class Pace:
         self._paused_at: float | None = None
         self._formed_at = 0.0
         self._running_since = 0.0
-        self._forming_seconds = 0.0
+        # By number of workers: what it took last. The first time includes compiling.
+        self._forming_seconds: dict[int, float] = {}
+        self._longest_forming = 0.0
         self._step_seconds = 0.0
         self._steps_to_repeat = 0
 
@@ -31,13 +33,14 @@ class Pace:
         """Take notice of steps whose draws are lost; of several losses in one pause the largest counts."""
         self._steps_to_repeat = max(self._steps_to_repeat, num_steps)
 
-    def resume(self, now: float) -> tuple[float, int]:
+    def resume(self, num_workers: int, now: float) -> tuple[float, int]:
         """Take notice that workers compute again; return for how long they did not, and the steps to repeat."""
         cost = 0.0 if self._paused_at is None else now - self._paused_at, self._steps_to_repeat
         self._paused_at = None
         self._steps_to_repeat = 0
         self._running_since = now
-        self._forming_seconds = now - self._formed_at
+        self._forming_seconds[num_workers] = now - self._formed_at
+        self._longest_forming = max(self._longest_forming, now - self._formed_at)
         return cost
 
     def note(self, reports: Collection[ChunkReport]) -> None:
@@ -52,4 +55,4 @@ class Pace:
         if num_possible <= num_workers or now - self._running_since < GROWTH_SECONDS:
             return False
         saved = steps_left * self._step_seconds * (1.0 - num_workers / num_possible)
-        return saved > self._forming_seconds
+        return saved > self._forming_seconds.get(num_possible, self._longest_forming)

@@ -1,5 +1,7 @@
 """Chunks on their way from the workers to the disk."""
 
+from collections.abc import Collection
+
 from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.types import Checkpoint
 
@@ -16,6 +18,7 @@ class Pipeline:
     def __init__(self, checkpoint: Checkpoint | None) -> None:
         self.checkpoint = checkpoint
         self.committed: ChunkReport | None = None
+        self.collector = 0
         self._agreed: list[ChunkReport] = []
         self._states: dict[int, Checkpoint] = {}
 
@@ -28,10 +31,33 @@ class Pipeline:
         """Steps on disk."""
         return self.checkpoint.step if self.checkpoint is not None else 0
 
-    @property
-    def to_collect(self) -> tuple[int, ...]:
-        """Chunks whose arrays have not arrived."""
-        return tuple(report.chunk for report in self._agreed if report.chunk not in self._states)
+    def collect_elsewhere(self, failed: int, lost: Collection[int], num_workers: int) -> list[tuple[int, int]]:
+        """Choose another worker if the one whose arrays are fetched is lost; all hold the same.
+
+        Parameters
+        ----------
+        failed : int
+            Rank that has just failed.
+        lost : collection of int
+            Ranks whose processes are of no more use.
+        num_workers : int
+            Workers of the generation.
+
+        Returns
+        -------
+        list of (int, int)
+            Rank to ask, and chunk whose arrays have not arrived.
+        """
+        others = sorted(set(range(num_workers)) - set(lost))
+        if failed != self.collector or failed not in lost or not others:
+            return []
+        self.collector = others[0]
+        missing = [report.chunk for report in self._agreed if report.chunk not in self._states]
+        return [(self.collector, chunk) for chunk in missing]
+
+    def can_be_saved(self, lost: Collection[int]) -> bool:
+        """Say whether there are chunks that are not on disk yet but will be, as long as nobody else is lost."""
+        return bool(self) and self.collector not in lost
 
     def agree(self, report: ChunkReport) -> None:
         """Take a chunk in."""

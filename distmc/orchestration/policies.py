@@ -21,7 +21,7 @@ REPLACEMENT_SECONDS = 4.0
 SAVING_SECONDS = 2.0
 
 # Loading and compiling may rightly take much longer than a chunk.
-_SETUP = frozenset({State.MEETING, State.FORMING, State.LOADING, State.COMPILING})
+_SETUP = frozenset({State.FORMING, State.LOADING, State.COMPILING})
 _SETUP_PATIENCE = 4.0
 
 # XLA reports a lost peer as a plain ValueError, so its text has to tell. The status codes in front catch wordings
@@ -115,6 +115,34 @@ def root_cause(failures: Sequence[Failure]) -> Failure:
     anything else is known. Among equals the one heard of first counts.
     """
     return min(failures, key=lambda failure: _RANKING.index(failure.kind))
+
+
+def dispensable(cause: Failure, failures: Sequence[Failure], num_workers: int, fewest: int) -> frozenset[int]:
+    """Return the ranks without which a run may go on that has failed for the same reason too often.
+
+    A node that lacks a package or has another processor fails every time; the others need not end with it. That
+    holds while some workers neither raised nor differ from most, and enough of them are left.
+
+    Parameters
+    ----------
+    cause : Failure
+        The root cause.
+    failures : sequence of Failure
+        All that is known.
+    num_workers, fewest : int
+        Workers of the generation, and those that the run needs.
+
+    Returns
+    -------
+    frozenset of int
+        Empty where the run has to end.
+    """
+    if cause.kind not in (FailureKind.APPLICATION, FailureKind.DRIFT):
+        return frozenset()
+    ranks = frozenset(failure.rank for failure in failures if failure.kind is cause.kind)
+    num_left = num_workers - len(ranks)
+    is_clear = num_left > len(ranks) if cause.kind is FailureKind.DRIFT else num_left > 0
+    return ranks if is_clear and num_left >= fewest else frozenset()
 
 
 def portable(failure: Failure) -> Failure:

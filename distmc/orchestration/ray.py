@@ -1,6 +1,7 @@
 """Runs the workers of a run as actors on a Ray cluster."""
 
 import contextlib
+import math
 import re
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import ray
-from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayError
+from ray.exceptions import ActorDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayError
 
 from distmc.orchestration import messages as m
 from distmc.orchestration import ray_cluster
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _ROOM_CHECK_SECONDS = 1.0
 _DRAIN_CHECK_SECONDS = 2.0
+_REFILL_SECONDS = 10.0
 
 
 class RayExecutor:
@@ -59,12 +61,15 @@ class RayExecutor:
         self._starting: dict[ray.ObjectRef[Any], int] = {}
         self._members: tuple[Member, ...] = ()
         self._coordinators: list[processes.Coordinator] = []
-        self._pending: dict[ray.ObjectRef[Any], tuple[m.ToGeneration, int]] = {}
+        # Orders that have not been answered, with rank and number of the worker.
+        self._pending: dict[ray.ObjectRef[Any], tuple[m.ToGeneration, int, int]] = {}
         # Compiled programs by the number of workers they are for, those on their way here, and all asked for.
         self._programs: dict[int, ray.ObjectRef[Any]] = {}
         self._saving: dict[ray.ObjectRef[Any], int] = {}
         self._asked: set[int] = set()
         self._has_formed = False
+        self._known_to_leave: frozenset[int] = frozenset()
+        self._refill_at = math.inf
         self._deadline = 0.0
         self._next_room_check = 0.0
         self._next_drain_check = 0.0
@@ -114,6 +119,7 @@ class RayExecutor:
         """Return what has happened, waiting at most `timeout` seconds for the first answer."""
         if not self._is_connected:
             return []
+        self._refill()
         noticed = [*self._missing_capacity(), *self._leaving()]
         references = [*self._pending, *self._starting, *self._saving]
         if not references:
@@ -132,9 +138,18 @@ class RayExecutor:
             if self._is_fixed:
                 ray_cluster.require_room(self._on, ray_cluster.node_resources())
             self._held.callback(self._close)
+            self._deadline = time.monotonic() + self._on.start_timeout_seconds
+        self._fill()
+
+    def _fill(self) -> None:
+        self._refill_at = math.inf
         for worker, actor in self._slots.fill():
             self._starting[actor.introduce.remote()] = worker
-        self._deadline = time.monotonic() + self._on.start_timeout_seconds
+
+    def _refill(self) -> None:
+        """Try once more to start a process that could not be started and that nobody waits for."""
+        if time.monotonic() >= self._refill_at:
+            self._fill()
 
     def _close(self) -> None:
         self._slots.close()
@@ -149,6 +164,8 @@ class RayExecutor:
     def _missing_capacity(self) -> list[m.Event]:
         """Say so when the cluster has too little room for the workers, and nothing is going to change that."""
         num_up, now = len(self._slots.node_of), time.monotonic()
+        if num_up >= self._on.fewest_workers:
+            self._deadline = now + self._on.start_timeout_seconds
         if num_up >= self._on.fewest_workers or now < self._next_room_check:
             return []
         self._next_room_check = now + _ROOM_CHECK_SECONDS
@@ -167,8 +184,9 @@ class RayExecutor:
         if now < self._next_drain_check:
             return []
         self._next_drain_check = now + _DRAIN_CHECK_SECONDS
-        workers = self._slots.avoid(ray_cluster.draining_nodes())
-        return [m.WorkersLeaving(workers)] if workers else []
+        leaving = self._slots.avoid(ray_cluster.draining_nodes())
+        news, self._known_to_leave = leaving - self._known_to_leave, leaving
+        return [m.WorkersLeaving(news)] if news else []
 
     # Orders and answers -----------------------------------------------------------------------------------------------
 
@@ -207,8 +225,9 @@ class RayExecutor:
             self._ask(order, member.rank, method, order.generation, *arguments)
 
     def _ask(self, order: m.ToGeneration, rank: int, method: str, /, *arguments: object, **named: object) -> None:
-        actor = self._slots.actor_of(self._members[rank].worker)
-        self._pending[getattr(actor, method).remote(*arguments, **named)] = (order, rank)
+        worker = self._members[rank].worker
+        reference = getattr(self._slots.actor_of(worker), method).remote(*arguments, **named)
+        self._pending[reference] = (order, rank, worker)
 
     def _save_program(self, generation: int) -> None:
         """Let the first worker send its program, once for each number of workers."""
@@ -235,13 +254,15 @@ class RayExecutor:
             return []
         if reference in self._starting:
             return self._introduced(self._starting.pop(reference), lambda: ray.get(reference))
-        order, rank = self._pending.pop(reference)
+        order, rank, worker = self._pending.pop(reference)
         try:
             value = ray.get(reference)
         except RayError as error:
             value = _ray_failure(rank, error)
         if isinstance(value, m.Failure):
-            return [m.WorkerFailed(generation=order.generation, failure=value)]
+            failed = m.WorkerFailed(generation=order.generation, failure=value)
+            # By the time that one of several is heard of, another generation may be on its way, which has to know.
+            return [failed, m.WorkerGone(worker)] if value.kind is m.FailureKind.DEAD else [failed]
         if isinstance(order, m.Collect):
             return [m.ArraysReady(generation=order.generation, arrays=value)]
         return [m.Replied(generation=order.generation, rank=rank, value=value)]
@@ -250,7 +271,8 @@ class RayExecutor:
         try:
             found = get()
         except RayError as error:
-            return [m.WorkerGone(worker, _ray_failure(0, error))]
+            self._refill_at = time.monotonic() + _REFILL_SECONDS
+            return [m.StartFailed(worker, _ray_failure(0, error))]
         self._slots.settle(worker, found.node_id)
         candidate = Candidate(
             worker=worker, node=found.node, pid=found.pid, devices=tuple(found.devices), facts=found.facts
@@ -261,7 +283,7 @@ class RayExecutor:
 def _ray_failure(rank: int, error: RayError) -> m.Failure:
     """Describe what Ray reports in place of an answer."""
     text = str(error).strip()
-    if isinstance(error, RayActorError | OutOfMemoryError):
+    if isinstance(error, RayActorError | OutOfMemoryError | ObjectLostError):
         detail = re.search(r"Worker exit detail: (.*?)(?= Some common causes|\n|$)", text)
         reason = detail.group(1) if detail else text.splitlines()[-1]
         is_preemption = isinstance(error, ActorDiedError) and error.preempted

@@ -170,6 +170,11 @@ def node_resources() -> list[dict[str, float]]:
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
+def living_nodes() -> frozenset[str]:
+    """Return Ray's names of the nodes that are there."""
+    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+
+
 def is_fixed() -> bool:
     """Say whether the cluster is known never to grow.
 

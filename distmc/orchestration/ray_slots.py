@@ -77,8 +77,12 @@ class Slots:
         usable = [slot for slot in self._slots if slot.node not in self._draining]
         for _ in range(self._most - len(usable)):
             usable += self._hold(1)
-        empty = [slot for slot in usable if slot.actor is None]
+        # Room on a node that is there comes first: what was held on a lost one may wait for long for another.
+        living = ray_cluster.living_nodes()
+        empty = sorted((slot for slot in usable if slot.actor is None), key=lambda slot: slot.node not in living)
         num_missing = max(0, self._most - len(usable) + len(empty))
+        for slot in filter(self._is_alone, empty[num_missing:]):
+            self._give_back(slot)
         return [self._start(slot) for slot in empty[:num_missing]]
 
     @property

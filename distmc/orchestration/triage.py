@@ -7,6 +7,8 @@ from distmc.orchestration.states import State
 
 TRIAGE_SECONDS = 2.0
 
+# On CPUs workers give up waiting for a silent one after four fifths of the limit; some silence lies before that.
+_LONG = 0.75
 # A worker that waits for a lost one here does so for longer than a run should stand still.
 _BLOCKING = frozenset({State.FORMING, State.STARTING})
 _DECISIVE = frozenset({FailureKind.INPUT, FailureKind.APPLICATION, FailureKind.DRIFT, FailureKind.DEAD})
@@ -54,9 +56,13 @@ class Triage:
         heard_of = {failure.rank for failure in self.failures} | set(replied)
         return self.is_decisive or len(heard_of) == num_workers
 
-    def with_silent(self, owing: Collection[int], silence: float) -> list[Failure]:
-        """Return all failures, and one for each worker that owes an answer and has had the time to give it."""
-        if self.is_decisive:
+    def with_silent(self, owing: Collection[int], silence: float, patience: float) -> list[Failure]:
+        """Return all failures, and one for each worker that owes an answer and has had the time to give it.
+
+        Where lost contact is reported early, a worker that owes an answer may be busy: it will notice as well.
+        """
+        is_blocked = self.failed_in in _BLOCKING
+        if self.is_decisive or not (is_blocked or silence >= _LONG * patience):
             return list(self.failures)
         summary = f"no answer for {silence:.0f} s"
         silent = sorted(set(owing) - {failure.rank for failure in self.failures})

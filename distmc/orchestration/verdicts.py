@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from distmc.errors import DriftError, InputError, Interrupted, WorkerError
 from distmc.orchestration.events import Member
-from distmc.orchestration.messages import Failure, FailureKind
+from distmc.orchestration.messages import Failure, FailureKind, StartFailed
 from distmc.orchestration.states import State
 from distmc.sampling.reports import ChunkReport
 
@@ -86,6 +86,16 @@ def in_words(cause: Failure, members: Sequence[Member], failed_in: State) -> str
 def with_kept(message: str, committed: ChunkReport | None) -> str:
     """Add to `message` what is on disk, if anything is."""
     return message if committed is None else f"{message} {_kept(committed)}"
+
+
+def not_started(event: StartFailed, committed: ChunkReport | None) -> WorkerError:
+    """Make the error for worker processes that do not come up."""
+    return WorkerError(
+        f"Process {event.worker} of the run could not be started: {event.failure.summary}. {_kept(committed)} "
+        "The logs of Ray on the nodes tell more; the usual reasons are a package that is missing there, and too little "
+        "memory.",
+        remote_traceback=event.failure.traceback,
+    )
 
 
 def stopped(by: str, during: State, committed_step: int, num_steps: int) -> Interrupted:

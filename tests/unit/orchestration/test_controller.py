@@ -30,7 +30,8 @@ EVENTS: dict[str, m.Event] = {
     "tick": m.Tick(),
     "no room": m.CapacityMissing("no room"),
     "worker up": up(99),
-    "worker gone": m.WorkerGone(99, m.Failure(rank=0, kind=m.FailureKind.DEAD, summary="words")),
+    "worker gone": m.WorkerGone(10),
+    "start failed": m.StartFailed(99, m.Failure(rank=0, kind=m.FailureKind.DEAD, summary="words")),
     "workers leaving": m.WorkersLeaving(frozenset({11})),
     "reply": replied(1),
     "arrays": ready(1),
@@ -52,9 +53,9 @@ ENDED = [State.DONE, State.FAILED, State.CANCELLED]
 BEHAVIOUR: dict[tuple[State, str], tuple[State, list[type]]] = {
     (State.PENDING, "begin"): (State.ACQUIRING, [m.Tell, m.Acquire]),
     (State.ACQUIRING, "no room"): (State.FAILED, [m.Tell, m.Finish]),
-    (State.ACQUIRING, "worker gone"): (State.ACQUIRING, [m.Release, m.Acquire]),
+    (State.ACQUIRING, "start failed"): (State.ACQUIRING, [m.Release, m.Acquire]),
     **{
-        (state, "worker gone"): (state, [m.Release])
+        (state, "start failed"): (state, [m.Release])
         for state in State
         if state not in ENDED and state is not State.ACQUIRING
     },
@@ -204,13 +205,24 @@ def test_missing_capacity_is_told_in_the_executors_words() -> None:
 
 def test_processes_that_never_come_up_end_the_run() -> None:
     control = in_state(State.ACQUIRING)
-    gone = m.WorkerGone(7, m.Failure(rank=0, kind=m.FailureKind.DEAD, summary="no such package"))
+    failed_start = m.StartFailed(7, m.Failure(rank=0, kind=m.FailureKind.DEAD, summary="no such package"))
     for _ in range(3):
-        assert control.handle(gone, 0.0) == [m.Release((7,)), m.Acquire()]
-    error = finish_of(control.handle(gone, 0.0))
+        assert control.handle(failed_start, 0.0) == [m.Release((7,)), m.Acquire()]
+    error = finish_of(control.handle(failed_start, 0.0))
     assert isinstance(error, WorkerError)
-    assert "no such package" in str(error)
-    assert "starting workers" in str(error)
+    assert "Process 7 of the run could not be started: no such package." in str(error)
+    assert error.rank is None
+    assert error.node is None
+
+
+def test_processes_that_others_can_do_without_may_fail_to_start() -> None:
+    control = controller(fewest=1)
+    control.handle(m.RunRequested(), 0.0)
+    control.handle(up(1), 0.0)
+    failed_start = m.StartFailed(7, m.Failure(rank=0, kind=m.FailureKind.DEAD, summary="no such package"))
+    for _ in range(10):
+        assert control.handle(failed_start, 0.0) == [m.Release((7,))]
+    assert control.state is State.ACQUIRING
 
 
 def test_stop_waits_for_an_agreed_chunk_but_not_for_ever() -> None:

@@ -35,6 +35,8 @@ class Cluster:
         self.start = self.before = self.reached = (0, 0)
         self.committed: list[tuple[int, int]] = []
         self.ended: list[m.Action] = []
+        # Bad events since the last commit, machines that were taken away not counted.
+        self.harm = 0
         self.tell(m.RunRequested())
 
     def tell(self, event: m.Event) -> None:
@@ -67,6 +69,7 @@ class Cluster:
                 before = self.committed[-1] if self.committed else (0, 0)
                 assert (action.report.chunk, action.report.step - action.report.num_steps) == (before[0] + 1, before[1])
                 self.committed.append((action.report.chunk, action.report.step))
+                self.harm = 0
                 self.tell(m.Committed(action.report.chunk))
             case m.Tell(event=ChunkCommitted() as event):
                 assert (event.report.chunk, event.report.step) == self.committed[-1]
@@ -114,6 +117,7 @@ class Cluster:
         if worker not in self.up:
             is_preemption = worker in self.taken
             self.fail(order, m.Failure(rank=rank, kind=Kind.DEAD, summary="killed", is_preemption=is_preemption))
+            self.tell(m.WorkerGone(worker))
         elif order.generation != self.control.generation:
             self.tell(m.Replied(generation=order.generation, rank=rank, value=report(99, 99, rank, digest="old")))
         elif isinstance(order, m.Collect):
@@ -140,11 +144,18 @@ class Cluster:
         if alive:
             self.up.discard(alive[place % len(alive)])
             self.taken |= {alive[place % len(alive)]} if is_preemption else set()
+            self.harm += not is_preemption
+
+    def kill_node(self, node: int) -> None:
+        lost = {worker for worker in self.up if worker % 3 == node % 3}
+        self.up -= lost
+        self.harm += bool(lost)
 
     def stop(self, place: int) -> None:
         alive = sorted(self.up)
         if alive:
             self.stopped.add(alive[place % len(alive)])
+            self.harm += 1
 
     def take_away(self, place: int) -> None:
         if self.members:
@@ -172,7 +183,9 @@ def test_laws_hold_whatever_happens(data: st.DataObject) -> None:
     place = st.integers(0, 5)
     for _ in range(data.draw(st.integers(0, 120))):
         match data.draw(
-            st.sampled_from(["come", "answer", "answer", "answer", "answer", "kill", "stop", "take", "wait"])
+            st.sampled_from(
+                ["come", "answer", "answer", "answer", "answer", "kill", "kill node", "stop", "take", "wait"]
+            )
         ):
             case "come":
                 cluster.come()
@@ -180,6 +193,8 @@ def test_laws_hold_whatever_happens(data: st.DataObject) -> None:
                 cluster.answer(data.draw(place))
             case "kill":
                 cluster.kill(data.draw(place), data.draw(st.booleans()))
+            case "kill node":
+                cluster.kill_node(data.draw(place))
             case "stop":
                 cluster.stop(data.draw(place))
             case "take":
@@ -197,3 +212,4 @@ def test_laws_hold_whatever_happens(data: st.DataObject) -> None:
     else:
         # Only failures that come again and again without progress may end it.
         assert isinstance(error, WorkerError)
+        assert cluster.harm > 3

@@ -116,6 +116,69 @@ def test_deaths_without_progress_end_the_run() -> None:
     assert "memory" in str(error)
 
 
+def test_workers_that_die_with_their_node_are_one_failure() -> None:
+    control = controller(fewest=1, most=5)
+    control.handle(m.RunRequested(), 0.0)
+    for worker in range(5):
+        control.handle(up(worker), 0.0)
+    sampling(control)
+    control.handle(failed(1, Kind.DEAD), 1.0)
+    for worker in range(1, 5):
+        # Their failures belong to the generation before, but they must not be called to the next meeting.
+        control.handle(failed(worker, Kind.DEAD), 1.0)
+        released_now = released(control.handle(m.WorkerGone(worker), 1.0))
+        assert released_now == ([] if worker == 1 else [worker])
+    meet = control.handle(m.Tick(), 5.0)[-1]
+    assert isinstance(meet, m.Meet)
+    assert [member.worker for member in meet.members] == [0]
+    assert control.generation == 1
+    sampling(control, now=5.0)
+
+
+def test_death_of_a_worker_with_a_place_is_told_by_its_failure() -> None:
+    control = running(controller())
+    assert control.handle(m.WorkerGone(MEMBERS[1].worker), 0.0) == []
+
+
+def test_newcomer_that_dies_is_replaced() -> None:
+    control = running(controller())
+    control.handle(up(50), 0.0)
+    assert control.handle(m.WorkerGone(50), 0.0) == [m.Release((50,)), m.Acquire()]
+
+
+def test_busy_worker_is_not_blamed_for_contact_that_others_lost() -> None:
+    control = running(controller(fewest=2))
+    control.handle(failed(0, Kind.COLLECTIVE, "Gloo failed"), 1.0)
+    control.handle(failed(1, Kind.COLLECTIVE, "Gloo failed"), 1.0)
+    actions = control.handle(m.Tick(), 3.0)
+    assert "lost contact" in lost_of(actions).cause
+    assert released(actions) == []
+
+
+@pytest.mark.parametrize("kind", [Kind.APPLICATION, Kind.DRIFT])
+def test_run_goes_on_without_a_worker_that_fails_the_same_way_again(kind: m.FailureKind) -> None:
+    control = running(controller(fewest=2))
+
+    def fail(now: float) -> list[m.Action]:
+        if kind is Kind.APPLICATION:
+            return control.handle(failed(1, kind, "no module", generation=control.generation), now)
+        digests = ["same", "odd", "same"]
+        for rank, digest in enumerate(digests):
+            value = report(1, 1, rank, digest=digest)
+            actions = control.handle(replied(rank, value, control.generation), now)
+        return actions
+
+    fail(1.0)
+    sampling(control, now=1.0)
+    actions = fail(2.0)
+    # The worker stays where it is, without a place, so that nobody is started in its stead.
+    assert released(actions) == []
+    meet = control.handle(m.Tick(), 6.0)[-1]
+    assert isinstance(meet, m.Meet)
+    assert MEMBERS[1].worker not in [member.worker for member in meet.members]
+    assert len(meet.members) == 2
+
+
 def test_machines_that_are_taken_away_do_not_count() -> None:
     control = running(controller(fewest=1))
     for generation in range(10):
@@ -140,10 +203,11 @@ def test_death_explains_lost_contact_that_was_heard_of_before() -> None:
 
 def test_worker_that_is_silent_when_all_others_lost_contact_is_the_cause() -> None:
     control = running(controller())
+    # They have waited for it for four fifths of the limit.
     for rank in (0, 2):
-        control.handle(failed(rank, Kind.COLLECTIVE), 0.0)
-    assert control.handle(m.Tick(), 1.9) == []
-    actions = control.handle(m.Tick(), 2.0)
+        control.handle(failed(rank, Kind.COLLECTIVE), 24.0)
+    assert control.handle(m.Tick(), 25.9) == []
+    actions = control.handle(m.Tick(), 26.0)
     assert lost_of(actions).rank == 1
     assert "fell silent" in lost_of(actions).cause
     assert released(actions) == [MEMBERS[1].worker]
