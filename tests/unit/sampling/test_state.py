@@ -21,7 +21,7 @@ def test_named_arrays_make_the_same_state_again(compiled_worker: Worker, arrays:
     state = from_arrays(arrays, compiled_worker._program.state)
     assert type(state) is type(compiled_worker._program.state)
     assert digest(to_arrays(state)) == digest(arrays)
-    assert {"step", "kernel.position", "warmup.metric.factor"} <= set(arrays)
+    assert {"step", "kernel.position", "warmup.warmup.metric.factor"} <= set(arrays)
 
 
 Change = Callable[[np.ndarray], np.ndarray]

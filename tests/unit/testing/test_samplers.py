@@ -79,7 +79,7 @@ def test_learning_after_warmup_and_lossy_saves_are_refused(monkeypatch: pytest.M
     monkeypatch.setattr(samplers, "NUM_WORKERS", (1,))
     monkeypatch.setattr(algorithms, "Warmup", Restless)
     case = SamplerCase(sampler=HMC(jitter=0.2))
-    with pytest.raises(AssertionError, match=r"HMC: `step_size.* of what was learned changes after warm-up"):
+    with pytest.raises(AssertionError, match=r"HMC: `warmup.step_size.* of what was learned changes after warm-up"):
         samplers.check_rest_after_warmup(case)
 
     def rounded(state: Any) -> Any:
@@ -94,5 +94,5 @@ def test_learning_after_warmup_and_lossy_saves_are_refused(monkeypatch: pytest.M
 
 def test_tuning_that_one_chain_spoils_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(algorithms, "Warmup", Credulous)
-    with pytest.raises(AssertionError, match=r"HMC: `warmup.step_size.log_average` becomes nan beside a chain"):
+    with pytest.raises(AssertionError, match=r"HMC: `warmup.warmup.step_size.log_average` becomes nan beside a chain"):
         samplers.check_broken_chain(SamplerCase(sampler=HMC(jitter=0.3)))
