@@ -113,7 +113,7 @@ class Controller:
                 return self._tick(now)
             case m.CapacityMissing():
                 missing = self.state is State.ACQUIRING
-                error = CapacityError(verdicts.with_kept(event.message, self.pipeline.committed))
+                error = CapacityError(verdicts.with_kept(event.message, self.pipeline.checkpoint))
                 return self._end(State.FAILED, error, now) if missing else []
             case m.WorkerUp():
                 self.membership.add(event.candidate)
@@ -169,7 +169,7 @@ class Controller:
             # The others can do without it.
             return [m.Release((event.worker,))]
         if not self._budget.allows(event.failure):
-            return self._end(State.FAILED, verdicts.not_started(event, self.pipeline.committed), now)
+            return self._end(State.FAILED, verdicts.not_started(event, self.pipeline.checkpoint), now)
         return [m.Release((event.worker,)), m.Acquire()]
 
     def _replied(self, event: m.Replied, now: float) -> list[m.Action]:
@@ -344,7 +344,7 @@ class Controller:
 
     def _drifted(self, odd: Sequence[int], report: ChunkReport, now: float) -> list[m.Action]:
         facts = self.membership.facts_that_differ(odd)
-        error = verdicts.drift(odd, report, self.members, self.pipeline.committed, facts)
+        error = verdicts.drift(odd, report, self.members, self.pipeline.checkpoint, facts)
         cause = m.Failure(rank=odd[0], kind=m.FailureKind.DRIFT, summary=str(error).split(". ")[0], error=error)
         self._pace.pause(now)
         self._triage.begin(self.state, now)
@@ -353,7 +353,7 @@ class Controller:
     def _error(self, cause: m.Failure, failures: Sequence[m.Failure]) -> Exception:
         num_workers = len(self.members) or self.membership.most
         return verdicts.failure(
-            cause, failures, self.members, num_workers, self._triage.failed_in, self.pipeline.committed
+            cause, failures, self.members, num_workers, self._triage.failed_in, self.pipeline.checkpoint
         )
 
     def _owing(self) -> set[int]:

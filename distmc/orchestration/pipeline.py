@@ -17,7 +17,6 @@ class Pipeline:
 
     def __init__(self, checkpoint: Checkpoint | None) -> None:
         self.checkpoint = checkpoint
-        self.committed: ChunkReport | None = None
         self.collector = 0
         self._agreed: list[ChunkReport] = []
         self._states: dict[int, Checkpoint] = {}
@@ -78,7 +77,6 @@ class Pipeline:
             return None
         self._agreed.remove(report)
         self.checkpoint = self._states.pop(chunk, self.checkpoint)
-        self.committed = report
         return report
 
     def drop(self) -> None:

@@ -7,6 +7,7 @@ from distmc.orchestration.events import Member
 from distmc.orchestration.messages import Failure, FailureKind, StartFailed
 from distmc.orchestration.states import State
 from distmc.sampling.reports import ChunkReport
+from distmc.types import Checkpoint
 
 _ADVICE = {
     FailureKind.APPLICATION: "The traceback of the worker is attached; `distmc.check(model, data)` often shows the "
@@ -26,7 +27,7 @@ def failure(
     members: Sequence[Member],
     num_workers: int,
     failed_in: State,
-    committed: ChunkReport | None,
+    kept: Checkpoint | None,
 ) -> Exception:
     """Make the error that reports a failed run.
 
@@ -42,8 +43,8 @@ def failure(
         Workers of the run.
     failed_in : State
         What the run was doing.
-    committed : ChunkReport or None
-        The last chunk on disk.
+    kept : Checkpoint or None
+        The state after the last chunk on disk; None: there is none.
 
     Returns
     -------
@@ -62,7 +63,7 @@ def failure(
         if alike:
             what += f" (as did {_ranks(alike)})"
     error = WorkerError(
-        f"{what} while the run was {failed_in.value}: {cause.summary}. {_kept(committed)} {_ADVICE[cause.kind]}",
+        f"{what} while the run was {failed_in.value}: {cause.summary}. {_kept(kept)} {_ADVICE[cause.kind]}",
         rank=rank,
         node=None if rank is None else _node(rank, members),
         remote_traceback=cause.traceback,
@@ -83,15 +84,15 @@ def in_words(cause: Failure, members: Sequence[Member], failed_in: State) -> str
     return f"{who} {cause.kind.value} while the run was {failed_in.value}: {cause.summary}"
 
 
-def with_kept(message: str, committed: ChunkReport | None) -> str:
+def with_kept(message: str, kept: Checkpoint | None) -> str:
     """Add to `message` what is on disk, if anything is."""
-    return message if committed is None else f"{message} {_kept(committed)}"
+    return message if kept is None else f"{message} {_kept(kept)}"
 
 
-def not_started(event: StartFailed, committed: ChunkReport | None) -> WorkerError:
+def not_started(event: StartFailed, kept: Checkpoint | None) -> WorkerError:
     """Make the error for worker processes that do not come up."""
     return WorkerError(
-        f"Process {event.worker} of the run could not be started: {event.failure.summary}. {_kept(committed)} "
+        f"Process {event.worker} of the run could not be started: {event.failure.summary}. {_kept(kept)} "
         "The logs of Ray on the nodes tell more; the usual reasons are a package that is missing there, and too little "
         "memory.",
         remote_traceback=event.failure.traceback,
@@ -120,7 +121,7 @@ def drift(
     odd: Sequence[int],
     report: ChunkReport,
     members: Sequence[Member],
-    committed: ChunkReport | None,
+    kept: Checkpoint | None,
     differences: Sequence[str] = (),
 ) -> DriftError:
     """Make the error for replicas that differ.
@@ -133,8 +134,8 @@ def drift(
         A report of the chunk in which they differ.
     members : sequence of Member
         The workers by rank.
-    committed : ChunkReport or None
-        The last chunk on disk.
+    kept : Checkpoint or None
+        The state after the last chunk on disk; None: there is none.
     differences : sequence of str
         Facts about these workers' machines that differ from those of the others, in words.
     """
@@ -147,7 +148,7 @@ def drift(
     found = f"They differ in: {'; '.join(differences)}." if differences else "Nothing known of their machines differs."
     return DriftError(
         f"{who}: the state that every worker holds a copy of is no longer the same to the bit after step "
-        f"{report.step} (chunk {report.chunk}). {_kept(committed)} {found} The usual reasons are nodes with different "
+        f"{report.step} (chunk {report.chunk}). {_kept(kept)} {found} The usual reasons are nodes with different "
         f"processors, GPUs or library versions, and faulty memory; use nodes of one kind. Nodes of this run: {nodes}.",
         rank=odd[0] if is_known else None,
         node=_node(odd[0], members) if is_known else None,
@@ -169,7 +170,7 @@ def _ranks(ranks: Sequence[int]) -> str:
     return f"worker {words}" if len(ranks) == 1 else f"workers {words}"
 
 
-def _kept(committed: ChunkReport | None) -> str:
-    if committed is None:
-        return "No draws had been committed."
-    return f"All draws up to step {committed.step} (chunk {committed.chunk}) are committed and kept."
+def _kept(kept: Checkpoint | None) -> str:
+    if kept is None:
+        return "No steps had been committed."
+    return f"All steps up to step {kept.step} (chunk {kept.chunk}) are committed and kept."

@@ -348,7 +348,7 @@ def failing_after_warmup(monkeypatch: pytest.MonkeyPatch, short_chunks: None) ->
 def test_a_failing_run_keeps_what_was_committed(tmp_path: Path) -> None:
     with pytest.raises(errors.WorkerError, match="ZeroDivisionError: planted") as caught:
         _sample(path=tmp_path / "run")
-    kept = re.search(r"draws up to step (\d+)", str(caught.value))
+    kept = re.search(r"steps up to step (\d+)", str(caught.value))
     assert kept is not None
     assert int(kept[1]) == 40
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"

@@ -120,7 +120,8 @@ def test_a_run_from_begin_to_end() -> None:
     control.handle(ready(3), 3.0)
     assert finish_of(control.handle(m.Committed(3), 3.0)) is None
     assert control.state is State.DONE
-    assert control.pipeline.committed == report(3, NUM_STEPS)
+    assert control.pipeline.checkpoint is not None
+    assert (control.pipeline.checkpoint.chunk, control.pipeline.committed_step) == (3, NUM_STEPS)
 
 
 def test_workers_get_ranks_by_node_and_meet_before_they_connect() -> None:

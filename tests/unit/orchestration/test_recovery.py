@@ -23,6 +23,7 @@ from distmc.orchestration import messages as m
 from distmc.orchestration.controller import Controller
 from distmc.orchestration.events import SamplingResumed, WorkersLost, WorkersStarted
 from distmc.orchestration.states import State
+from distmc.types import Checkpoint
 
 Kind = m.FailureKind
 
@@ -82,6 +83,18 @@ def test_capacity_that_never_comes_back_ends_the_run_and_says_what_is_kept() -> 
     error = finish_of(control.handle(m.CapacityMissing("no room."), 1.0))
     assert isinstance(error, CapacityError)
     assert "up to step 1 (chunk 1) are committed and kept" in str(error)
+
+
+def test_what_a_resumed_run_had_before_is_kept_though_nothing_new_was_committed() -> None:
+    before = Checkpoint(chunk=4, step=7, arrays={})
+    control = running(
+        Controller(num_workers=(3, 3), num_steps=NUM_STEPS, hang_timeout_seconds=HANG_TIMEOUT, checkpoint=before)
+    )
+    for generation in range(2):
+        actions = control.handle(failed(1, Kind.APPLICATION, "words", generation=generation), 0.0)
+        if generation == 0:
+            sampling(control)
+    assert "All steps up to step 7 (chunk 4) are committed and kept." in str(finish_of(actions))
 
 
 def test_worker_that_raised_stays_and_is_asked_once_more() -> None:
@@ -310,7 +323,7 @@ def test_replicas_that_differ_roll_back_once() -> None:
     error = finish_of(drift(control))
     assert isinstance(error, DriftError)
     assert (error.rank, error.node) == (1, MEMBERS[1].node)
-    assert "No draws had been committed" in str(error)
+    assert "No steps had been committed" in str(error)
     assert "processor kind 1 against kind 0" in str(error)
 
 
