@@ -44,6 +44,7 @@ class Tally:
         self.num_steps = spec.num_steps
         self.num_workers = 0
         self.generation = 0
+        self.num_changes = 0
         self.seconds_lost = 0.0
         self.seconds = 0.0
         self.is_over = False
@@ -63,6 +64,7 @@ class Tally:
                 self.seconds = event.seconds
                 self._recent.append((event.seconds, self.step))
             case WorkersStarted():
+                self.num_changes += self.num_workers > 0
                 self.num_workers = len(event.members)
                 self.generation = event.generation
             case SamplingResumed():
@@ -151,7 +153,9 @@ class Tally:
     def closing_line(self) -> str:
         """Return the line that ends a run."""
         lost = (
-            f", {self.seconds_lost:.1f} s of it lost to {self.generation} changes of workers" if self.generation else ""
+            f", {self.seconds_lost:.1f} s of it lost to {self.num_changes} changes of workers"
+            if self.num_changes
+            else ""
         )
         took = f"{self.step} steps of {self._num_chains} chains on {_workers(self.num_workers)}"
         return f"{took} in {_duration(self.seconds)}{lost}"

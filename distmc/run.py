@@ -17,7 +17,15 @@ from distmc.model.preflight import cheap_checks
 from distmc.model.start import starting_positions
 from distmc.model.transforms import Unconstrainer
 from distmc.orchestration import session
-from distmc.orchestration.events import OnEvent, RunEnded, RunEvent, SamplingResumed, StageBegan, WorkersStarted
+from distmc.orchestration.events import (
+    OnEvent,
+    RunEnded,
+    RunEvent,
+    SamplingResumed,
+    StageBegan,
+    WorkersLost,
+    WorkersStarted,
+)
 from distmc.progress import Tally, display
 from distmc.sampling.algorithms import schedule_of
 from distmc.sampling.reports import ChunkArrays, ChunkReport
@@ -164,6 +172,7 @@ class _Ledger:
         self._spec = spec
         self._callback = callback
         self._timings: dict[str, float] = {}
+        self._earlier_generations = 0
         self._is_closed = False
 
     def commit(self, report: ChunkReport, arrays: ChunkArrays) -> None:
@@ -183,11 +192,11 @@ class _Ledger:
             self._callback(report, arrays.draws)
 
     def telling(self, show: OnEvent) -> OnEvent:
-        """Return what is to be told of every event: it is noted, then shown."""
+        """Return what is to be told of every event: it is noted, then shown with the number that was noted."""
 
         def on_event(event: RunEvent) -> None:
             self._note(event)
-            show(event)
+            show(self._numbered(event))
 
         return on_event
 
@@ -197,7 +206,8 @@ class _Ledger:
                 self._timings[f"{event.stage} began"] = round(event.seconds, 3)
                 self._directory.update(timings=dict(self._timings))
             case WorkersStarted():
-                self._directory.add_generation(event.reason, tuple(member.node for member in event.members))
+                noted = self._directory.add_generation(event.reason, tuple(member.node for member in event.members))
+                self._earlier_generations = noted.number - event.generation
                 if event.generation > 0:
                     # Stages of one generation only, or their lengths could not be told.
                     self._timings.clear()
@@ -206,6 +216,12 @@ class _Ledger:
             case RunEnded() if event.error is not None:
                 # Before the workers are let go of: whoever stops a job may wait only seconds before it is killed.
                 self.close(event.error)
+
+    def _numbered(self, event: RunEvent) -> RunEvent:
+        """Count generations over all starts of the run, as run.json does; a session counts its own."""
+        if isinstance(event, WorkersStarted | WorkersLost | SamplingResumed):
+            return dataclasses.replace(event, generation=self._earlier_generations + event.generation)
+        return event
 
     def close(self, error: BaseException) -> None:
         """Note why the run ends early and put its draws together; what goes wrong here hides no other error."""

@@ -123,6 +123,12 @@ def test_workers_that_are_lost_and_come_back_are_told_of() -> None:
     assert lines[-1] == "400 steps of 4 chains on 2 workers in 0:01:30, 2.2 s of it lost to 1 changes of workers"
 
 
+def test_a_resumed_run_goes_on_counting_generations_and_has_lost_nothing_by_it() -> None:
+    lines = lines_of(dataclasses.replace(STARTED, generation=3), RunEnded(error=None, seconds=90.0))
+    assert lines[0].endswith("generation 3: 2 workers")
+    assert lines[-1] == "0 steps of 4 chains on 2 workers in 0:01:30"
+
+
 def test_plain_lines_come_seldom_and_close_with_the_total() -> None:
     lines = lines_of(
         stage("starting workers", 0.0),
