@@ -66,7 +66,7 @@ def go_on(
     with directory.writing():
         checkpoint = directory.recover()
         start = _start(directory, model, spec, checkpoint)
-        directory.update(spec=spec, status="running", error=None)
+        directory.update(spec=spec, placement=on, status="running", error=None)
         task = WorkerTask(spec=spec, model=model, data=data, start=start)
         try:
             return carry_out(directory, task, on, checkpoint=checkpoint, progress=progress, callback=callback)

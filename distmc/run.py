@@ -87,6 +87,7 @@ class Run:
             spec=spec,
             layout=layout,
             source=source or {},
+            placement=on,
             **identity(model, data),
         )
         return cls(task=WorkerTask(spec=spec, model=model, data=data, start=start), on=on, record=record)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from distmc.errors import DistmcError, RunDirectoryError
@@ -71,6 +71,22 @@ def remove(path: Path) -> None:
         raise RunDirectoryError(f"`{path}` could not be removed: {describe(error)}.") from error
 
 
+def set_aside(paths: Sequence[Path], folder: Path) -> None:
+    """Move files into `folder`, which is made if need be and on the same file system, in the order given.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the file system refuses.
+    """
+    for path in paths:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.replace(folder / path.name)
+        except OSError as error:
+            raise RunDirectoryError(f"`{path}` could not be moved to `{folder}`: {describe(error)}.") from error
+
+
 def local_path(path: str | os.PathLike[str]) -> Path:
     """Return `path` as one of a mounted file system.
 
@@ -107,6 +123,14 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).rstrip(".") or type(error).__name__
+
+
+def unreadable(path: Path, error: OSError) -> RunDirectoryError:
+    """Return the error for a file or directory of which nothing is known, as the system does not give its content."""
+    return RunDirectoryError(
+        f"`{path}` could not be read: {describe(error)}. Nothing was changed. Give access to it, or bring it or its "
+        "file system back, and try again."
+    )
 
 
 def flush_directory(path: Path) -> None:

@@ -6,10 +6,12 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from distmc.errors import InputError, RunDirectoryError
-from distmc.spec import RunSpec
+from distmc.spec import Local, Placement, Ray, RunSpec
+from distmc.storage.files import unreadable
 from distmc.storage.schema import Layout
 
 Status: TypeAlias = Literal["running", "finished", "failed", "interrupted"]
@@ -98,6 +100,8 @@ class RunRecord:
     source : mapping of str to str
         What the command line was given: `model`, `data` and the `directory` they were named in, or `words` of the
         demonstration. Empty: the run was started from Python.
+    placement : Local or Ray
+        Where the run was computed when it was last begun, resumed or extended.
     """
 
     spec: RunSpec
@@ -113,24 +117,41 @@ class RunRecord:
     data_facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     error: str | None = None
     source: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    placement: Placement = dataclasses.field(default_factory=Local)
 
     @property
     def num_workers(self) -> int:
         """Workers of the latest generation."""
         return len(self.generations[-1].nodes) if self.generations else 1
 
-    @property
-    def most_workers(self) -> int:
-        """Workers of the largest generation."""
-        return max((len(generation.nodes) for generation in self.generations), default=1)
-
     def to_json(self) -> str:
         """Return JSON text that `from_json` turns back into an equal record."""
         fields: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["spec"] = json.loads(self.spec.to_json())
         fields["layout"] = self.layout.to_dict()
+        fields["placement"] = dataclasses.asdict(self.placement)
         fields["generations"] = [dataclasses.asdict(generation) for generation in self.generations]
         return json.dumps({"format": FORMAT, **fields}, indent=2) + "\n"
+
+    @classmethod
+    def read(cls, file: Path) -> "RunRecord":
+        """Read the record in a file as it is written there.
+
+        Raises
+        ------
+        RunDirectoryError
+            If the file is missing, unreadable or damaged.
+        """
+        try:
+            return cls.from_json(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunDirectoryError(
+                f"`{file.parent}` holds no run: `{file}` does not exist. Give the directory that a run was written to."
+            ) from error
+        except RunDirectoryError as error:
+            raise RunDirectoryError(f"`{file}` cannot be used. {error}") from error
+        except OSError as error:
+            raise unreadable(file, error) from error
 
     @classmethod
     def from_json(cls, text: str) -> "RunRecord":
@@ -154,7 +175,8 @@ class RunRecord:
             fields["spec"] = RunSpec.from_json(json.dumps(fields["spec"]))
             fields["layout"] = Layout(**fields["layout"])
             fields["generations"] = tuple(Generation(**generation) for generation in fields["generations"])
-            return cls(**fields)
+            placement = fields.pop("placement", {})
+            return cls(**fields, placement=Ray(**placement) if placement else Local())
         except KeyError as error:
             raise RunDirectoryError(f"The record is not one of a distmc run: it has no field {error}.") from error
         except (ValueError, TypeError, AttributeError, InputError) as error:

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from distmc import resumption
 from distmc.cli import cli
 from distmc.errors import Interrupted
-from distmc.spec import Ray, RunSpec
+from distmc.spec import Local, Placement, Ray, RunSpec
 from distmc.storage import Layout, RunDirectory, RunRecord, how_to_go_on
 
 MODEL = """
@@ -39,6 +39,7 @@ def directory(tmp_path: Path) -> RunDirectory:
         model_fingerprint="",
         data_fingerprint="",
         layout=Layout(shapes={"loc": ()}),
+        placement=Ray(num_workers=3),
     )
     directory = RunDirectory.create(tmp_path / "run", record)
     for chunk, (first, count, seconds) in enumerate([(0, 10, 1.0), (10, 5, 5.0)], start=1):
@@ -68,10 +69,49 @@ def started_from_the_shell(directory: RunDirectory, tmp_path: Path, monkeypatch:
     return directory
 
 
-def test_advice_is_to_go_on_with_as_many_workers_as_there_were(started_from_the_shell: RunDirectory) -> None:
-    started_from_the_shell.add_generation("two of them were lost", ("10.0.0.1",))
+ON_GPUS = Ray(num_workers=(1, 4), num_gpus_per_worker=1, num_cpus_per_worker=8, address="ray://head:10001")
+
+
+@pytest.mark.parametrize(
+    ("on", "options", "argument"),
+    [
+        (Local(), "", ""),
+        (Ray(), " --workers 2", ", on=distmc.Ray(num_workers=2)"),
+        (
+            ON_GPUS,
+            " --workers 1:4 --address ray://head:10001 --cpus-per-worker 8 --gpus-per-worker 1",
+            ", on=distmc.Ray(num_workers=(1, 4), num_cpus_per_worker=8, num_gpus_per_worker=1, "
+            "address='ray://head:10001')",
+        ),
+        (
+            Ray(num_workers=3, hang_timeout_seconds=60.0),
+            " --workers 3",
+            ", on=distmc.Ray(num_workers=3, hang_timeout_seconds=60.0)",
+        ),
+    ],
+)
+def test_advice_is_to_go_on_where_the_run_was(
+    started_from_the_shell: RunDirectory, asked: list[dict[str, Any]], on: Placement, options: str, argument: str
+) -> None:
+    path = started_from_the_shell.path
+    started_from_the_shell.update(placement=on)
     record = started_from_the_shell.read_record()
-    assert how_to_go_on("runs/a", record) == "distmc resume runs/a --workers 3"
+    assert record.placement == on
+    advice = how_to_go_on(path, record)
+    assert advice == f"distmc resume {path}{options}"
+    # The command line understands it, all but the time limits, which it does not know.
+    assert run(*advice.split()[1:]).exit_code == 130
+    assert asked[0]["on"] == (on if isinstance(on, Local) else dataclasses.replace(on, hang_timeout_seconds=300.0))
+    in_python = dataclasses.replace(record, source={})
+    assert how_to_go_on("runs/a", in_python) == f"distmc.resume('runs/a', model, data{argument})"
+    finished = dataclasses.replace(record, status="finished")
+    assert how_to_go_on("runs/a", finished) == f"distmc extend runs/a --draws N{options}"
+
+
+def test_record_without_a_placement_is_one_of_this_process(directory: RunDirectory) -> None:
+    fields = json.loads((directory.path / "run.json").read_text())
+    del fields["placement"]
+    assert RunRecord.from_json(json.dumps(fields)).placement == Local()
 
 
 # Status ---------------------------------------------------------------------------------------------------------------
@@ -105,8 +145,16 @@ def test_status_of_a_failed_run(directory: RunDirectory) -> None:
     ("changes", "first", "last"),
     [
         ({"status": "finished", "source": SOURCE}, "finished", "distmc extend {path} --draws N --workers 3"),
-        ({"status": "finished"}, "finished", "distmc.extend('{path}', model, data, num_draws)"),
-        ({"status": "interrupted"}, "interrupted", "distmc.resume('{path}', model, data)"),
+        (
+            {"status": "finished"},
+            "finished",
+            "distmc.extend('{path}', model, data, num_draws, on=distmc.Ray(num_workers=3))",
+        ),
+        (
+            {"status": "interrupted"},
+            "interrupted",
+            "distmc.resume('{path}', model, data, on=distmc.Ray(num_workers=3))",
+        ),
         ({"status": "running", "source": SOURCE}, "running", "gone for certain: distmc resume {path} --workers 3"),
     ],
 )
