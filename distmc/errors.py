@@ -8,7 +8,8 @@
     │   ├── ModelError                  parameters, supports, the log-likelihood
     │   ├── DataError                   rows, constants, files of data
     │   └── StartError                  no finite starting position
-    ├── RunDirectoryError (OSError)     a run directory that is missing, taken, damaged, or of another model
+    ├── RunDirectoryError (OSError)     a run directory that is missing, taken, unreadable, or of another model
+    │   └── DamagedFileError            a file of it was read, and its content is not what was written
     ├── CapacityError (RuntimeError)    the cluster cannot give the workers that were asked for
     ├── WorkerError (RuntimeError)      a worker failed; names rank, node and the root cause
     │   └── DriftError                  replicas that must be identical were not
@@ -53,6 +54,10 @@ class RunDirectoryError(DistmcError, OSError):
     """A run directory is missing, already taken, damaged, or belongs to another model or other data."""
 
     exit_code = 3
+
+
+class DamagedFileError(RunDirectoryError):
+    """A file of a run was read, and its content is not what was written; a file that cannot be read is no such."""
 
 
 class CapacityError(DistmcError, RuntimeError):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from distmc.errors import RunDirectoryError
 from distmc.storage import schema
-from distmc.storage.netcdf import damaged, read_arrays, read_header, write_arrays
+from distmc.storage.files import unreadable
+from distmc.storage.netcdf import Attributes, damaged, read_arrays, read_header, write_arrays
 from distmc.storage.schema import Layout, Phase
 from distmc.types import NumpyArray
 
@@ -41,8 +42,21 @@ class ChunkHeader:
 
 
 def numbered(directory: Path) -> dict[int, Path]:
-    """Return the numbered files of a directory, in order of their numbers."""
-    files = {int(path.stem): path for path in directory.glob("*.nc") if path.stem.isdecimal()}
+    """Return the numbered files of a directory, in order of their numbers; none if there is no directory.
+
+    Raises
+    ------
+    RunDirectoryError
+        If the system refuses to list it.
+    """
+    try:
+        # `glob` would take a directory that cannot be listed for an empty one.
+        paths = list(directory.iterdir())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise unreadable(directory, error) from error
+    files = {int(path.stem): path for path in paths if path.suffix == ".nc" and path.stem.isdecimal()}
     return dict(sorted(files.items()))
 
 
@@ -80,7 +94,9 @@ def read_chunk(header: ChunkHeader) -> dict[str, NumpyArray]:
     Raises
     ------
     RunDirectoryError
-        If the file is missing or damaged.
+        If the file is missing or unreadable.
+    DamagedFileError
+        If it is damaged.
     """
     arrays, _ = read_arrays(header.path)
     return arrays
@@ -99,11 +115,12 @@ def read_verified(number: int, path: Path) -> ChunkHeader:
     Raises
     ------
     RunDirectoryError
-        If the file is missing, damaged, or another chunk.
+        If the file is missing or unreadable.
+    DamagedFileError
+        If it is damaged, or another chunk.
     """
-    header = _read_header(number, path)
-    read_chunk(header)
-    return header
+    _, fields = read_arrays(path)
+    return _header(number, path, fields)
 
 
 def committed(directory: Path) -> list[ChunkHeader]:
@@ -114,7 +131,7 @@ def committed(directory: Path) -> list[ChunkHeader]:
     RunDirectoryError
         If a file is unreadable, or a chunk is missing between two others.
     """
-    headers = [_read_header(number, path) for number, path in numbered(directory).items()]
+    headers = [_header(number, path, read_header(path)) for number, path in numbered(directory).items()]
     step = 0
     for header in headers:
         if header.first_step != step:
@@ -131,8 +148,7 @@ def of_phase(headers: Sequence[ChunkHeader], phase: Phase) -> Iterator[ChunkHead
     return (header for header in headers if header.phase == phase and header.num_draws > 0)
 
 
-def _read_header(number: int, path: Path) -> ChunkHeader:
-    fields = read_header(path)
+def _header(number: int, path: Path, fields: Attributes) -> ChunkHeader:
     try:
         header = ChunkHeader(
             path=path,

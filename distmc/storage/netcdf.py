@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import netCDF4
 import numpy as np
 
-from distmc.errors import RunDirectoryError
-from distmc.storage.files import describe, replacing
+from distmc.errors import DamagedFileError, RunDirectoryError
+from distmc.storage.files import describe, replacing, unreadable
 from distmc.types import NumpyArray
 
 Attributes: TypeAlias = dict[str, str | int | float]
@@ -83,12 +83,14 @@ def read_arrays(path: Path) -> tuple[dict[str, NumpyArray], Attributes]:
     Raises
     ------
     RunDirectoryError
-        If the file is missing, unreadable, cut short or changed; names the file.
+        If the file is missing or the system refuses to read it; its content may be whole.
+    DamagedFileError
+        If it was read, and was cut short or changed.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise RunDirectoryError(f"`{path}` could not be read: {describe(error)}.") from error
+        raise unreadable(path, error) from error
     try:
         with netCDF4.Dataset(path.name, mode="r", memory=content) as file:
             arrays = {name: _values(variable) for name, variable in _walk(file)}
@@ -108,8 +110,15 @@ def read_header(path: Path) -> Attributes:
     Raises
     ------
     RunDirectoryError
-        If the file is missing or unreadable.
+        If the file is missing or the system refuses to read it.
+    DamagedFileError
+        If it is no netCDF file.
     """
+    try:
+        # The netCDF library does not tell a file that it cannot open from one that it cannot understand.
+        path.open("rb").close()
+    except OSError as error:
+        raise unreadable(path, error) from error
     try:
         with netCDF4.Dataset(path, mode="r") as file:
             return read_attributes(file)
@@ -117,9 +126,9 @@ def read_header(path: Path) -> Attributes:
         raise damaged(path, describe(error)) from error
 
 
-def damaged(path: Path, cause: str) -> RunDirectoryError:
+def damaged(path: Path, cause: str) -> DamagedFileError:
     """Return the error for a file that cannot be trusted."""
-    return RunDirectoryError(
+    return DamagedFileError(
         f"`{path}` is damaged: {cause}. It was cut short or changed after it was written; "
         "restore it from a copy, or run again into a new directory."
     )

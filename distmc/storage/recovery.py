@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from distmc.errors import RunDirectoryError
+from distmc.errors import DamagedFileError
 from distmc.storage.chunks import numbered, read_verified
 from distmc.storage.netcdf import read_arrays
 from distmc.types import Checkpoint
@@ -44,6 +44,11 @@ def recover(chunks: Path, states: Path) -> Recovery:
     ----------
     chunks, states : Path
         Directories of the chunks and of the states.
+
+    Raises
+    ------
+    RunDirectoryError
+        If a file cannot be read: it may be whole, so nothing is concluded from it.
     """
     problems: list[str] = []
     ends = _good_chunks(chunks, problems)
@@ -81,7 +86,7 @@ def _good_chunks(directory: Path, problems: list[str]) -> dict[int, int]:
     for number, path in numbered(directory).items():
         try:
             header = read_verified(number, path)
-        except RunDirectoryError as error:
+        except DamagedFileError as error:
             problems.append(str(error))
             break
         if header.first_step != step:
@@ -104,6 +109,6 @@ def _latest_state(directory: Path, ends: dict[int, int], problems: list[str]) ->
             if (facts["chunk"], facts["step"]) == (number, ends[number]):
                 return Checkpoint(chunk=number, step=ends[number], arrays=arrays)
             problems.append(f"`{path}` is not the state after chunk {number}.")
-        except (RunDirectoryError, KeyError) as error:
+        except (DamagedFileError, KeyError) as error:
             problems.append(str(error))
     return None

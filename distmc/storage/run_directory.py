@@ -8,6 +8,7 @@
       start.nc          where the chains start
       chunks/000012.nc  committed draws and statistics
       state/000012.nc   what a resumed run needs
+      discarded/        what a resumed run did not go on from, if anything
       posterior.nc      all chunks as one DataTree, once the run has ended, finished or not
 
 A chunk counts from the moment its file has its final name; its state is written after it. A run that continues
@@ -16,6 +17,7 @@ reads the latest good state, discards the chunks beyond it and repeats them. One
 
 import contextlib
 import dataclasses
+import datetime
 import os
 import warnings
 from collections.abc import Mapping
@@ -25,7 +27,7 @@ from typing import Any
 from distmc.errors import RunDirectoryError
 from distmc.storage import assembly
 from distmc.storage.chunks import ChunkHeader, committed, numbered, write_chunk
-from distmc.storage.files import describe, flush_directory, local_path, remove, write_text
+from distmc.storage.files import describe, flush_directory, local_path, remove, set_aside, write_text
 from distmc.storage.identity import taken
 from distmc.storage.netcdf import read_arrays, write_arrays
 from distmc.storage.record import Generation, RunRecord
@@ -35,7 +37,7 @@ from distmc.storage.writer import is_abandoned, writing
 from distmc.types import Checkpoint, NumpyArray
 
 RECORD, LOCK, START, CHUNKS, STATE = "run.json", "run.lock", "start.nc", "chunks", "state"
-POSTERIOR = "posterior.nc"
+POSTERIOR, DISCARDED = "posterior.nc", "discarded"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,17 +106,7 @@ class RunDirectory:
         RunDirectoryError
             If it is missing or damaged.
         """
-        file = self.path / RECORD
-        try:
-            record = RunRecord.from_json(file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise RunDirectoryError(
-                f"`{self.path}` holds no run: `{file}` does not exist. Give the directory that a run was written to."
-            ) from error
-        except RunDirectoryError as error:
-            raise RunDirectoryError(f"`{file}` cannot be used. {error}") from error
-        except OSError as error:
-            raise RunDirectoryError(f"`{file}` could not be read: {describe(error)}.") from error
+        record = RunRecord.read(self.path / RECORD)
         is_cut_off = record.status == "running" and is_abandoned(self.path / LOCK)
         return dataclasses.replace(record, status="interrupted") if is_cut_off else record
 
@@ -126,7 +118,7 @@ class RunDirectory:
         RunDirectoryError
             On entering, if another process writes.
         """
-        return writing(self.path / LOCK)
+        return writing(self.path / LOCK, self._is_over)
 
     def write_record(self, record: RunRecord) -> None:
         """Replace run.json."""
@@ -134,7 +126,7 @@ class RunDirectory:
 
     def update(self, **changes: Any) -> RunRecord:
         """Change fields of run.json, such as `status` or `timings`, and return the new record."""
-        record = dataclasses.replace(self.read_record(), **changes)
+        record = dataclasses.replace(RunRecord.read(self.path / RECORD), **changes)
         self.write_record(record)
         return record
 
@@ -256,49 +248,44 @@ class RunDirectory:
         return read_arrays(self.path / START)[0]["position"]
 
     def recover(self) -> Checkpoint | None:
-        """Return where the run goes on, and discard what is beyond; warn of files that are missing or damaged.
+        """Return where the run goes on, and set aside what is beyond; warn of files that are missing or damaged.
 
         Returns
         -------
         checkpoint : Checkpoint or None
             None: at the beginning.
-        """
-        found = recover(self.path / CHUNKS, self.path / STATE)
-        if found.problems:
-            warnings.warn(str(found), stacklevel=2)
-        self.discard_chunks_after(-1 if found.checkpoint is None else found.checkpoint.chunk)
-        return found.checkpoint
-
-    def read_state(self) -> Checkpoint:
-        """Return the latest undamaged state; warn of one that had to be passed over.
-
-        A run continued from an earlier state repeats the same draws, so passing over a damaged one costs only time;
-        `discard_chunks_after` has to follow.
 
         Raises
         ------
         RunDirectoryError
-            If no state can be used.
+            If a file cannot be read, whatever is in it; nothing is changed then.
         """
-        problems: list[str] = []
-        for file in reversed(numbered(self.path / STATE).values()):
-            try:
-                arrays, facts = read_arrays(file)
-            except RunDirectoryError as error:
-                problems.append(str(error))
-                continue
-            if problems:
-                warnings.warn(f"{problems[0]} Using `{file}` instead.", stacklevel=2)
-            return Checkpoint(chunk=int(facts["chunk"]), step=int(facts["step"]), arrays=arrays)
-        raise RunDirectoryError(" ".join(problems) or f"`{self.path / STATE}` holds no state to continue from.")
+        found = recover(self.path / CHUNKS, self.path / STATE)
+        aside = self.discard_chunks_after(-1 if found.checkpoint is None else found.checkpoint.chunk)
+        if found.problems:
+            moved = f" The files beyond are in `{aside}` now and can be deleted." if aside else ""
+            warnings.warn(f"{found}{moved}", stacklevel=2)
+        return found.checkpoint
 
-    def discard_chunks_after(self, chunk: int) -> None:
-        """Remove chunks and states beyond `chunk`, before a run continues from there."""
+    def discard_chunks_after(self, chunk: int) -> Path | None:
+        """Move chunks and states beyond `chunk` aside, before a run continues from there.
+
+        Returns
+        -------
+        Path or None
+            The directory that holds them now, named after the time; None: there were none.
+
+        Raises
+        ------
+        RunDirectoryError
+            If the file system refuses.
+        """
+        aside = self.path / DISCARDED / f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H-%M-%S.%fZ}"
         # States first, so that none is ever without its chunk.
         for folder in (STATE, CHUNKS):
-            for number, file in reversed(numbered(self.path / folder).items()):
-                if number > chunk:
-                    remove(file)
+            files = reversed(numbered(self.path / folder).items())
+            set_aside([file for number, file in files if number > chunk], aside / folder)
+        return aside if aside.exists() else None
 
     def finish(self) -> Path:
         """Write posterior.nc from the committed chunks, then note in run.json that the run is finished.
@@ -337,7 +324,11 @@ class RunDirectory:
         bool
             Whether it was removed; files of others in the directory stay.
         """
-        if numbered(self.path / CHUNKS):
+        try:
+            if numbered(self.path / CHUNKS):
+                return False
+        except RunDirectoryError:
+            # What cannot be listed may well hold chunks.
             return False
         _unmake(self.path, [self.path, self.path / CHUNKS, self.path / STATE])
         return True
@@ -346,6 +337,12 @@ class RunDirectory:
     def posterior_file(self) -> Path:
         """Return where posterior.nc is, or will be."""
         return self.path / POSTERIOR
+
+    def _is_over(self) -> bool:
+        try:
+            return RunRecord.read(self.path / RECORD).status != "running"
+        except RunDirectoryError:
+            return False
 
     def _file(self, folder: str, chunk: int) -> Path:
         return self.path / folder / f"{chunk:06d}.nc"
@@ -387,7 +384,7 @@ class RunDirectory:
 def _unmake(path: Path, made: list[Path]) -> None:
     """Remove again what a refused `create` made; a directory with somebody else's files stays."""
     if path / CHUNKS in made:
-        for name in (RECORD, START):
+        for name in (RECORD, START, LOCK):
             with contextlib.suppress(OSError):
                 (path / name).unlink(missing_ok=True)
     for directory in reversed(made):

@@ -1,13 +1,14 @@
 """Who writes a run: a file that is locked while its process lives.
 
 The system lets go of a lock when the process ends, however it ends. So a run that still says that it goes on, but
-whose lock nobody holds, was cut off.
+whose lock nobody holds, was cut off. Its file is removed only once the run says what became of it: a missing file tells
+nothing, as it may not be made yet, or not be seen yet on another machine.
 """
 
 import contextlib
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -21,13 +22,16 @@ except ImportError:  # Windows has other locks, which distmc does without.
 
 
 @contextlib.contextmanager
-def writing(file: Path) -> Iterator[None]:
-    """Hold the lock while the context lasts, and remove its file afterwards.
+def writing(file: Path, is_over: Callable[[], bool]) -> Iterator[None]:
+    """Hold the lock while the context lasts, and remove its file afterwards if the run is over.
 
     Parameters
     ----------
     file : Path
         The file to lock; made if need be.
+    is_over : callable () -> bool
+        Says whether the run itself tells that nobody writes it any more. It cannot where the disk was too full to say
+        so; then the file stays, as that of a process that was killed.
 
     Raises
     ------
@@ -40,26 +44,33 @@ def writing(file: Path) -> Iterator[None]:
         raise RunDirectoryError(f"`{file}` could not be written: {describe(error)}.") from error
     with opened:
         _lock(opened, file)
-        _warn_of_other_machine(opened, file)
-        opened.truncate(0)
-        opened.write(socket.gethostname())
-        opened.flush()
+        _sign(opened, file)
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):
-                file.unlink()
+            if is_over():
+                with contextlib.suppress(OSError):
+                    file.unlink()
 
 
-def _warn_of_other_machine(opened: TextIO, file: Path) -> None:
-    """Warn where the file was left by a process that this machine cannot see."""
+def _sign(opened: TextIO, file: Path) -> None:
+    """Write this machine's name; warn where the file was left by a process that this machine cannot see."""
     opened.seek(0)
     host = opened.read()
-    if host not in ("", socket.gethostname()):
+    if host == socket.gethostname():
+        # Nothing to write, for which a full disk would have no room.
+        return
+    try:
+        opened.truncate(0)
+        opened.write(socket.gethostname())
+        opened.flush()
+    except OSError as error:
+        raise RunDirectoryError(f"`{file}` could not be written: {describe(error)}.") from error
+    if host:
         warnings.warn(
             f"`{file.parent}` was last written by a process on {host}, which did not say that it ended. Make sure that "
             "it has: two processes must not write the same run.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -5,7 +5,7 @@ import pytest
 from ray import cloudpickle
 
 from distmc import errors
-from distmc.errors import DistmcError, DriftError, InputError, WorkerError
+from distmc.errors import DamagedFileError, DistmcError, DriftError, InputError, RunDirectoryError, WorkerError
 
 CLASSES = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, DistmcError)]
 STORY = "Worker 2 of 4 died; `hang_timeout_seconds` had nothing to do with it."
@@ -40,14 +40,15 @@ def test_a_worker_error_tells_where() -> None:
 
 
 def test_the_command_line_tells_kinds_apart() -> None:
-    codes = {kind: kind.exit_code for kind in CLASSES if not issubclass(kind, InputError)}
+    codes = {kind: kind.exit_code for kind in CLASSES if not issubclass(kind, InputError | DamagedFileError)}
     assert len(set(codes.values())) == len(codes)
+    assert DamagedFileError.exit_code == RunDirectoryError.exit_code
     assert {kind.exit_code for kind in CLASSES if issubclass(kind, InputError)} == {2}
 
 
 def test_errors_are_also_what_python_calls_them() -> None:
     assert issubclass(InputError, ValueError)
-    assert issubclass(errors.RunDirectoryError, OSError)
+    assert issubclass(RunDirectoryError, OSError)
     assert all(
         issubclass(kind, RuntimeError) for kind in (errors.CapacityError, errors.WorkerError, errors.Interrupted)
     )

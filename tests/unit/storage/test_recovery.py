@@ -1,12 +1,14 @@
 """Where a run goes on after files were lost or damaged."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distmc.errors import RunDirectoryError
+from distmc.errors import DamagedFileError, RunDirectoryError
 from distmc.storage import RunDirectory, RunRecord
 from distmc.storage.recovery import recover, states_to_keep
 
@@ -99,9 +101,46 @@ def test_damage_is_named_and_repeated_from_the_state_before_it(
     last = -1 if goes_on is None else goes_on[0]
     assert chunks(written) == list(range(last + 1))
     assert max(states(written), default=-1) == last
+    # What is beyond can still be looked at.
+    (aside,) = (written.path / "discarded").iterdir()
+    assert str(aside) in str(caught[0].message)
+    assert sorted(int(file.stem) for file in (aside / "chunks").glob("*")) == list(range(last + 1, 7))
     # What is left is whole.
     found = recover(written.path / "chunks", written.path / "state")
     assert found.problems == ()
+
+
+@pytest.mark.parametrize("name", ["chunks/000001.nc", "chunks/000006.nc", "state/000006.nc", "chunks", "state"])
+def test_what_cannot_be_read_is_not_taken_for_damaged(
+    written: RunDirectory, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that does not answer for a while costs no draws."""
+    refused, read_bytes, listed = written.path / name, Path.read_bytes, Path.iterdir
+
+    def refuse(path: Path) -> None:
+        if path == refused:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", lambda path: refuse(path) or read_bytes(path))
+        patched.setattr(Path, "iterdir", lambda path: refuse(path) or listed(path))
+        with pytest.raises(
+            RunDirectoryError, match=r"could not be read: Input/output error\. Nothing was chang"
+        ) as told:
+            written.recover()
+    assert f"`{refused}`" in str(told.value)
+    assert not isinstance(told.value, DamagedFileError)
+    assert not (written.path / "discarded").exists()
+    assert recovered(written) == (6, 26)
+
+
+def test_directory_in_place_of_a_chunk_is_not_taken_for_a_damaged_one(written: RunDirectory) -> None:
+    file = written.path / "chunks" / "000003.nc"
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(RunDirectoryError, match=r"000003.nc` could not be read: Is a directory"):
+        written.recover()
+    assert chunks(written) == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_missing_chunk_is_named(written: RunDirectory) -> None:

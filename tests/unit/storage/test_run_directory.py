@@ -14,6 +14,7 @@ from distmc.errors import RunDirectoryError
 from distmc.spec import RunSpec
 from distmc.storage import RunDirectory, RunRecord
 from distmc.storage.chunks import read_chunk
+from distmc.storage.netcdf import read_arrays
 
 WriteSteps = Callable[..., None]
 
@@ -211,12 +212,17 @@ STATE = {
 }
 
 
-def test_the_state_comes_back_to_the_bit_and_the_latest_two_are_kept(run: RunDirectory) -> None:
-    for chunk in range(4):
-        run.write_state(chunk=chunk, step=10 * chunk, state={**STATE, "counter": np.int64(chunk)})
+def test_the_state_comes_back_to_the_bit_and_the_latest_two_are_kept(
+    run: RunDirectory, write_steps: WriteSteps
+) -> None:
+    edges = (0, 5, 10, 26)
+    write_steps(run, *edges[1:])
+    for chunk, step in enumerate(edges):
+        run.write_state(chunk=chunk, step=step, state={**STATE, "counter": np.int64(chunk)})
     assert sorted(os.listdir(run.path / "state")) == ["000002.nc", "000003.nc"]
-    saved = run.read_state()
-    assert (saved.chunk, saved.step, saved.arrays.pop("counter")) == (3, 30, 3)
+    saved = run.recover()
+    assert saved is not None
+    assert (saved.chunk, saved.step, saved.arrays.pop("counter")) == (3, 26, 3)
     assert set(saved.arrays) == set(STATE)
     for name, array in STATE.items():
         np.testing.assert_array_equal(saved.arrays[name], array)
@@ -224,34 +230,23 @@ def test_the_state_comes_back_to_the_bit_and_the_latest_two_are_kept(run: RunDir
         assert saved.arrays[name].shape == np.shape(array)
 
 
-def test_a_damaged_state_is_passed_over_with_a_warning(run: RunDirectory) -> None:
-    for chunk in range(2):
-        run.write_state(chunk=chunk, step=chunk, state=STATE)
-    (run.path / "state" / "000001.nc").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"000001.nc` is damaged.*Using .*000000.nc"):
-        assert run.read_state().chunk == 0
-    (run.path / "state" / "000000.nc").write_bytes(b"")
-    with pytest.raises(RunDirectoryError, match=r"000001.nc` is damaged.*000000.nc` is damaged"):
-        run.read_state()
-
-
-def test_without_a_state_there_is_nothing_to_continue_from(run: RunDirectory) -> None:
-    with pytest.raises(RunDirectoryError, match="no state to continue from"):
-        run.read_state()
-
-
 def test_state_of_a_type_that_netcdf_does_not_have_is_refused(run: RunDirectory) -> None:
     with pytest.raises(RunDirectoryError, match="`wave` of type complex128 cannot be stored"):
         run.write_state(chunk=0, step=0, state={"wave": np.array([1j])})
 
 
-def test_chunks_beyond_the_state_can_be_discarded(run: RunDirectory, write_steps: WriteSteps) -> None:
+def test_chunks_beyond_the_state_can_be_set_aside(run: RunDirectory, write_steps: WriteSteps) -> None:
     write_steps(run, 5, 10, 26)
     for chunk in range(1, 4):
         run.write_state(chunk=chunk, step=0, state=STATE)
-    run.discard_chunks_after(2)
+    content = (run.path / "chunks" / "000003.nc").read_bytes()
+    aside = run.discard_chunks_after(2)
+    assert aside is not None
+    assert aside.parent == run.path / "discarded"
     assert [header.chunk for header in run.chunks()] == [0, 1, 2]
-    assert run.read_state().chunk == 2
+    assert os.listdir(aside / "state") == ["000003.nc"]
+    assert (aside / "chunks" / "000003.nc").read_bytes() == content
+    assert run.discard_chunks_after(2) is None
 
 
 def test_a_file_that_disappears_from_the_disk_is_named(run: RunDirectory, write_steps: WriteSteps) -> None:
@@ -317,7 +312,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(run: RunDirectory) -> Non
     ):
         run.write_state(chunk=1, step=1, state={"position": np.zeros(10_000)})
     assert os.listdir(run.path / "state") == ["000000.nc"]
-    assert run.read_state().chunk == 0
+    assert read_arrays(run.path / "state" / "000000.nc")[1] == {"chunk": 0, "step": 0}
 
 
 def test_a_disk_that_fills_while_the_posterior_is_written_is_told(run: RunDirectory, write_steps: WriteSteps) -> None:

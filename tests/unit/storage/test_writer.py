@@ -60,14 +60,36 @@ def test_two_processes_do_not_write_one_run(run: RunDirectory, other_process: su
         assert run.read_record().status == "running"
 
 
-def test_the_lock_is_gone_when_writing_ends(run: RunDirectory) -> None:
+def test_the_lock_is_gone_when_writing_ends_and_the_run_says_so(run: RunDirectory) -> None:
     before = sorted(run.path.iterdir())
     with contextlib.suppress(ZeroDivisionError), run.writing():
         assert run.read_record().status == "running"
+        run.update(status="failed")
         raise ZeroDivisionError
     assert sorted(run.path.iterdir()) == before
-    # Without a lock nothing is known, as in directories written by another version.
+
+
+def test_a_run_that_could_not_say_that_it_ended_is_interrupted(run: RunDirectory) -> None:
+    with contextlib.suppress(ZeroDivisionError), run.writing():
+        raise ZeroDivisionError
+    assert json.loads((run.path / "run.json").read_text())["status"] == "running"
+    assert run.read_record().status == "interrupted"
+    # Nor does it pass for running while nobody writes it any more, after it could not be taken up.
+    with contextlib.suppress(ZeroDivisionError), run.writing():
+        raise ZeroDivisionError
+    assert run.read_record().status == "interrupted"
+
+
+def test_a_run_without_a_lock_is_not_judged(run: RunDirectory) -> None:
+    """Its process may be about to make it; and another machine may not see it yet."""
     assert run.read_record().status == "running"
+
+
+def test_an_empty_run_that_could_not_say_that_it_ended_leaves_nothing(run: RunDirectory) -> None:
+    with contextlib.suppress(ZeroDivisionError), run.writing():
+        raise ZeroDivisionError
+    assert run.discard_if_empty()
+    assert not run.path.exists()
 
 
 @pytest.fixture
