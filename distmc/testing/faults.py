@@ -40,18 +40,18 @@ Kind: TypeAlias = Literal["kill", "stop", "raise", "slow", "cut", "drift", "full
 """
 
 Phase: TypeAlias = Literal[
-    "form", "load", "compile", "start", "warmup", "draws", "collect", "commit", "checkpoint", "finalise"
+    "form", "load", "compile", "start", "warmup", "draws", "collect", "commit", "checkpoint", "record", "finalise"
 ]
 """When it goes wrong.
 
 A worker is struck while it forms a generation with others, loads rows, compiles, starts, takes steps of warm-up or of
 draws, and when it is asked for the arrays of a chunk. The process that drives the run is struck while it writes a
-chunk (`commit`), the state after it (`checkpoint`), and posterior.nc (`finalise`).
+chunk (`commit`), the state after it (`checkpoint`), run.json (`record`), and posterior.nc (`finalise`).
 """
 
 SETUP: tuple[Phase, ...] = ("form", "load", "compile", "start")
 STEPPING: tuple[Phase, ...] = ("warmup", "draws")
-WRITING: tuple[Phase, ...] = ("commit", "checkpoint", "finalise")
+WRITING: tuple[Phase, ...] = ("commit", "checkpoint", "record", "finalise")
 _IN_WORKER: tuple[Phase, ...] = ("load", "compile", "start", *STEPPING, "collect")
 
 PHASES: dict[Kind, tuple[Phase, ...]] = {
@@ -176,12 +176,16 @@ def random_faults(
 
 
 def _can_follow(before: Fault | None, kind: Kind, phase: Phase, step: int, num_warmup: int) -> bool:
-    """Say whether a fault can be the next of a plan; the driver is killed only by those who watch it from outside."""
+    """Say whether a fault can be the next of a plan.
+
+    The driver is killed only by those who watch it from outside. The files that are not written for every chunk are
+    struck only where a plan says so, as nothing would tell when.
+    """
     if phase in SETUP:
         is_needed = before is not None and before.phase in STEPPING and before.kind in _ENDS_GENERATION
         return is_needed and before is not None and before.kind != kind
     if phase in WRITING:
-        return phase != "finalise" and kind != "kill"
+        return phase in ("commit", "checkpoint") and kind != "kill"
     is_warmup = step < num_warmup
     return phase == "collect" or phase == ("warmup" if is_warmup else "draws")
 

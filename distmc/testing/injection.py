@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _DAMAGED_BYTES = 64
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 _FOLDERS: dict[str, Phase] = {"chunks": "commit", "state": "checkpoint"}
+_FILES: dict[str, Phase] = {"run.json": "record", "posterior.nc": "finalise"}
 
 
 class InjectedError(RuntimeError):
@@ -259,7 +260,7 @@ class _Driver:
     def flush(self, path: Path) -> None:
         """Flush a file, unless the disk is full."""
         final = path.with_name(path.name.removeprefix(".").removesuffix(".partial"))
-        phase = "finalise" if final.name == "posterior.nc" else _FOLDERS.get(path.parent.name)
+        phase = _FILES.get(final.name) or _FOLDERS.get(path.parent.name)
         if phase is not None:
             self._written[phase] = final
             for index, fault in self._strikes.due(phase, step=self._step):

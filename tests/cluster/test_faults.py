@@ -80,9 +80,10 @@ IN_ONE_PROCESS: Plan = (
     fault("raise", "warmup", 10),
     fault("raise", "collect", 25),
     fault("slow", "collect", 30),
+    # The run cannot even say that it failed.
     fault("full disk", "commit", 40),
+    fault("full disk", "record", 40),
     fault("raise", "load"),
-    fault("slow", "warmup", 50),
     fault("full disk", "checkpoint", 60),
     fault("raise", "compile"),
     fault("slow", "commit", 80),

@@ -25,6 +25,8 @@ from distmc.run import Run
 from distmc.sampling.reports import ChunkReport
 from distmc.spec import RunSpec
 from distmc.storage import RunDirectory
+from distmc.testing.faults import Fault
+from distmc.testing.injection import injected
 from distmc.testing.invariance import require_identical
 from distmc.zoo import normal, regression
 
@@ -165,6 +167,17 @@ def test_run_stopped_among_its_draws_is_readable_at_once_and_goes_on(stopped: Pa
     assert [generation.reason for generation in record.generations] == ["the run began", "the run was resumed"]
     with xr.open_datatree(stopped / "posterior.nc") as complete:
         assert complete.attrs["is_partial"] == 0
+
+
+def test_run_whose_disk_was_too_full_to_say_so_does_not_pass_for_running(tmp_path: Path, oracle: xr.DataTree) -> None:
+    path = tmp_path / "run"
+    disk_is_full = tuple(Fault(kind="full disk", phase=phase, step=IN_WARMUP) for phase in ("commit", "record"))
+    with injected(disk_is_full, tmp_path / "struck"), pytest.raises(RunDirectoryError, match="No space left on device"):
+        sample(path)
+    assert '"status": "running"' in (path / "run.json").read_text()
+    assert RunDirectory.open(path).read_record().status == "interrupted"
+    require_same(resume(path), oracle)
+    assert not (path / "run.lock").exists()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, "interrupted"), (signal.SIGKILL, "running")])
