@@ -59,6 +59,18 @@ def placement_options(command: Command) -> Command:
         ),
         click.option("--cpus-per-worker", type=int, metavar="N", help="Cores of each worker. [default: 1]"),
         click.option("--gpus-per-worker", type=int, metavar="N", help="GPUs of each worker, 0 or 1. [default: 0]"),
+        click.option(
+            "--start-timeout",
+            type=float,
+            metavar="SECONDS",
+            help="Longest wait for room for the fewest workers, also after some were lost. [default: 120]",
+        ),
+        click.option(
+            "--hang-timeout",
+            type=float,
+            metavar="SECONDS",
+            help="Silence after which a worker is given up and replaced. [default: 300]",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -71,6 +83,8 @@ def placement(
     address: str | None = None,
     cpus_per_worker: int | None = None,
     gpus_per_worker: int | None = None,
+    start_timeout: float | None = None,
+    hang_timeout: float | None = None,
 ) -> Placement:
     """Return where to compute; one worker needs no Ray unless an option of Ray is given.
 
@@ -79,9 +93,15 @@ def placement(
     click.UsageError
         If `local` and other options exclude each other.
     SpecError
-        If a count is impossible.
+        If a number is impossible.
     """
-    options = {"address": address, "num_cpus_per_worker": cpus_per_worker, "num_gpus_per_worker": gpus_per_worker}
+    options = {
+        "address": address,
+        "num_cpus_per_worker": cpus_per_worker,
+        "num_gpus_per_worker": gpus_per_worker,
+        "start_timeout_seconds": start_timeout,
+        "hang_timeout_seconds": hang_timeout,
+    }
     given = {name: value for name, value in options.items() if value is not None}
     on_ray = Ray(num_workers=workers, **given)  # type: ignore[arg-type]
     if local and (workers != 1 or given):

@@ -12,6 +12,8 @@ _OPTIONS = {
     "address": "--address",
     "num_cpus_per_worker": "--cpus-per-worker",
     "num_gpus_per_worker": "--gpus-per-worker",
+    "start_timeout_seconds": "--start-timeout",
+    "hang_timeout_seconds": "--hang-timeout",
 }
 
 
@@ -45,7 +47,6 @@ def _on_the_command_line(placement: Placement) -> str:
     if isinstance(placement, Local):
         return ""
     words = [""]
-    # Time limits are none of the command line's.
     for name, option in _OPTIONS.items():
         if name in _settings(placement):
             value = getattr(placement, name)

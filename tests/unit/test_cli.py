@@ -170,6 +170,7 @@ def test_error_in_the_likelihood_shows_the_line_of_the_user() -> None:
         ("--workers", "0", "`num_workers=0`"),
         ("--workers", "-2", "`num_workers=-2`"),
         ("--cpus-per-worker", "0", "`num_cpus_per_worker=0`"),
+        ("--hang-timeout", "-1", "`hang_timeout_seconds=-1.0`"),
         ("--gpus-per-worker", "2", "`num_gpus_per_worker=2`: a worker owns one device"),
         ("--setting", "target_acceptance_rate=1.5", "`target_acceptance_rate=1.5`"),
         ("--setting", "target_rate=0.5", "ChEES has no setting `target_rate`; it has initial_trajectory_length"),
@@ -323,6 +324,8 @@ def test_one_worker_needs_no_ray_unless_an_option_asks_for_it() -> None:
     assert cli.placement(1, local=True) == distmc.Local()
     assert cli.placement(3, cpus_per_worker=2) == distmc.Ray(num_workers=3, num_cpus_per_worker=2)
     assert cli.placement(1, address="auto") == distmc.Ray(num_workers=1, address="auto")
+    assert cli.placement(1, hang_timeout=60.0) == distmc.Ray(num_workers=1, hang_timeout_seconds=60.0)
+    assert cli.placement(2, start_timeout=5.0) == distmc.Ray(num_workers=2, start_timeout_seconds=5.0)
     assert cli.placement(1, gpus_per_worker=1) == distmc.Ray(num_workers=1, num_gpus_per_worker=1)
     with pytest.raises(click.UsageError, match="--local"):
         cli.placement(2, local=True)

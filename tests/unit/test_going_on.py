@@ -85,7 +85,7 @@ ON_GPUS = Ray(num_workers=(1, 4), num_gpus_per_worker=1, num_cpus_per_worker=8, 
         ),
         (
             Ray(num_workers=3, hang_timeout_seconds=60.0),
-            " --workers 3",
+            " --workers 3 --hang-timeout 60.0",
             ", on=distmc.Ray(num_workers=3, hang_timeout_seconds=60.0)",
         ),
     ],
@@ -99,9 +99,9 @@ def test_advice_is_to_go_on_where_the_run_was(
     assert record.placement == on
     advice = how_to_go_on(path, record)
     assert advice == f"distmc resume {path}{options}"
-    # The command line understands it, all but the time limits, which it does not know.
+    # The command line understands it.
     assert run(*advice.split()[1:]).exit_code == 130
-    assert asked[0]["on"] == (on if isinstance(on, Local) else dataclasses.replace(on, hang_timeout_seconds=300.0))
+    assert asked[0]["on"] == on
     in_python = dataclasses.replace(record, source={})
     assert how_to_go_on("runs/a", in_python) == f"distmc.resume('runs/a', model, data{argument})"
     finished = dataclasses.replace(record, status="finished")
