@@ -29,11 +29,14 @@ from distmc.testing.invariance import require_identical
 
 ray = pytest.importorskip("ray")
 
+# It takes a minute or two where nothing else runs.
+pytestmark = pytest.mark.timeout(600)
+
 DRIVER = Path(fault_driver.__file__)
 ROOT = DRIVER.parents[2]
 LAST_STEP = fault_driver.NUM_WARMUP + fault_driver.NUM_DRAWS - 1
 CHUNK_STEPS = 5
-HANG_SECONDS = 3.0
+HANG_SECONDS = 5.0
 
 
 def fault(kind: Kind, phase: Phase, step: int = 0, rank: int | None = None, seconds: float = 0.0) -> Fault:
@@ -168,8 +171,13 @@ class Driver:
         """Wait for the end and return how the process ended."""
         self.wait_for(lambda told: False, seconds)
         code = self.process.wait(timeout=10)
-        assert code in (0, -signal.SIGKILL), "".join(self._errors)[-3000:]
+        assert code in (0, -signal.SIGKILL), self.last_words
         return code
+
+    @property
+    def last_words(self) -> str:
+        """The end of what the process has said of errors."""
+        return "".join(self._errors)[-3000:]
 
     def _read_told(self) -> None:
         assert self.process.stdout is not None
@@ -219,7 +227,7 @@ def drive(
     return code
 
 
-def endure(folder: Path, plan: Plan, address: str | None = None, seconds: float = 200.0, **given: Any) -> Outcome:
+def endure(folder: Path, plan: Plan, address: str | None = None, seconds: float = 500.0, **given: Any) -> Outcome:
     """Drive a run to its end, again each time that its process is killed; all faults have struck then."""
     deadline = time.monotonic() + seconds
     told: list[dict[str, Any]] = []
@@ -340,7 +348,7 @@ def test_nodes_come_and_go(tmp_path: Path, cluster: Any, reference: xr.DataTree)
         def wait_for_workers(count: int) -> dict[str, Any]:
             """Wait until so many workers take steps."""
             started = driver.wait_for(lambda told: told["kind"] == "started" and len(told["pids"]) == count, 60.0)
-            assert started is not None
+            assert started is not None, driver.last_words
             assert driver.wait_for(lambda told: told["kind"] == "step", 60.0)
             return started
 
