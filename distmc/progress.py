@@ -41,6 +41,8 @@ class Tally:
     def __init__(self, spec: RunSpec) -> None:
         self.phase = "starting workers"
         self.step = 0
+        # Where this session began; a resumed run has steps before it.
+        self._first_step = 0
         self.num_steps = spec.num_steps
         self.num_workers = 0
         self.generation = 0
@@ -83,6 +85,8 @@ class Tally:
             self._num_divergent = 0
             while len(self._recent) > 1:
                 self._recent.popleft()
+        if self._last is None:
+            self._first_step = event.report.step - event.report.num_steps
         self._last = event
         self.step = event.report.step
         self.seconds = event.seconds
@@ -157,7 +161,7 @@ class Tally:
             if self.num_changes
             else ""
         )
-        took = f"{self.step} steps of {self._num_chains} chains on {_workers(self.num_workers)}"
+        took = f"{self.step - self._first_step} steps of {self._num_chains} chains on {_workers(self.num_workers)}"
         return f"{took} in {_duration(self.seconds)}{lost}"
 
 

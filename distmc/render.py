@@ -111,7 +111,7 @@ def _facts(summary: Summary, seconds: float | None) -> Iterator[tuple[str, str, 
     if summary.sampling_seconds is not None:
         yield "time of the draws", _duration(summary.sampling_seconds), "after the warm-up"
     if seconds is not None:
-        yield "time in all", _duration(seconds), "with start, compilation and warm-up"
+        yield "time in all", _duration(seconds), "of this command, with start and compilation"
 
 
 def _duration(seconds: float) -> str:

@@ -181,8 +181,8 @@ def _posterior(tree: xr.DataTree, var_names: Sequence[str] | None) -> xr.Dataset
         )
     if "posterior" not in tree.children or not tree["posterior"].sizes.get("draw"):
         raise InputError(
-            "The tree has no group `posterior` with draws, so there is nothing to summarise; the run has not come "
-            "past its warm-up. Run it further."
+            "There are no draws to summarise: the run has not come past its warm-up (the tree has no group "
+            "`posterior`). Wait if it is still going on, or resume it; `distmc status DIRECTORY` tells."
         )
     posterior = tree["posterior"].to_dataset()
     unknown = [name for name in var_names or () if name not in posterior]

@@ -114,7 +114,9 @@ def _of_programs(*calls: tuple[Any, ...]) -> str:
 
 def _add_program(digest: "hashlib._Hash", function: Callable[..., Any], *arguments: Any) -> None:
     closed = jax.make_jaxpr(function)(*arguments)
-    digest.update(_ADDRESS.sub("", str(closed)).encode())
+    # In a terminal JAX would colour the text.
+    text = closed.pretty_print(use_color=False)
+    digest.update(_ADDRESS.sub("", text).encode())
     for value in _array_values(closed):
         digest.update(f"{value.dtype.str} {value.shape}".encode())
         digest.update(np.ascontiguousarray(value).tobytes())

@@ -129,6 +129,11 @@ def test_a_resumed_run_goes_on_counting_generations_and_has_lost_nothing_by_it()
     assert lines[-1] == "0 steps of 4 chains on 2 workers in 0:01:30"
 
 
+def test_a_resumed_run_counts_its_own_steps_at_the_end() -> None:
+    lines = lines_of(STARTED, chunk(301, 1.0, "draws"), chunk(400, 90.0, "draws"), RunEnded(error=None, seconds=90.0))
+    assert lines[-1] == "100 steps of 4 chains on 2 workers in 0:01:30"
+
+
 def test_plain_lines_come_seldom_and_close_with_the_total() -> None:
     lines = lines_of(
         stage("starting workers", 0.0),

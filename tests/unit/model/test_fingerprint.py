@@ -140,6 +140,23 @@ def test_shapes_of_variables_show_but_not_their_number_of_rows_or_values():
     assert fingerprint(model, wider) != fingerprint(model, DATA)
 
 
+def test_a_process_in_a_terminal_agrees():
+    # There JAX writes programs in colours.
+    devices = f"import jax; jax.config.update('jax_num_cpu_devices', {jax.config.jax_num_cpu_devices})"
+    told = "print(chr(27) in str(jax.make_jaxpr(jax.numpy.sin)(1.0)), fingerprint(student(), DATA))"
+    program = f"{devices}; from test_fingerprint import DATA, student, fingerprint; {told}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1", "TERM": "xterm"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    here, there = os.openpty()
+    subprocess.run([sys.executable, "-c", program], env=environment, stdout=there, check=True)
+    is_coloured, found = os.read(here, 1000).decode().split()
+    os.close(here)
+    os.close(there)
+    assert is_coloured == "True"
+    with jax.enable_x64(False):
+        assert found == fingerprint(student(), DATA)
+
+
 def test_a_new_process_with_another_hash_seed_agrees():
     # The model's own constants are computed by JAX, whose last bits depend on how many devices it was started with.
     devices = f"import jax; jax.config.update('jax_num_cpu_devices', {jax.config.jax_num_cpu_devices})"
