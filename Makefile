@@ -19,12 +19,11 @@ help:
 demo: $(VENV)/.for-demo
 	$(BIN)/distmc demo $(ARGS)
 
-# Many small arrays: more threads than the tests themselves ask for only slow each other down. Files in their own order,
-# in which the longest come first.
+# Many small arrays: more threads than the tests themselves ask for only slow each other down.
 test: export OMP_NUM_THREADS = 1
 test: export OPENBLAS_NUM_THREADS = 1
 test: $(VENV)/.for-development
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 soak: $(VENV)/.for-development
 	$(BIN)/python benchmarks/soak.py $(ARGS)

@@ -52,13 +52,6 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process run all tests of clusters, which have many processes themselves, and share out other files."""
-    for item in items:
-        is_of_clusters = item.path.parent.name == "cluster"
-        item.add_marker(pytest.mark.xdist_group("cluster" if is_of_clusters else str(item.path)))
-
-
 def wait_until_gone(pids: set[int], seconds: float) -> set[int]:
     """Return which of the processes are still there after at most `seconds`."""
     deadline = time.monotonic() + seconds

@@ -102,7 +102,7 @@ def test_a_part_of_the_parameters_can_be_asked_for(draws: Arrays, as_tree: AsTre
 
 
 def test_a_tree_without_draws_is_refused(draws: Arrays, as_tree: AsTree) -> None:
-    with pytest.raises(InputError, match="no draws to summarise.*no group `posterior`"):
+    with pytest.raises(InputError, match=r"no draws to summarise.*no group `posterior`"):
         summarise(xr.DataTree.from_dict({"warmup_posterior": as_tree(draws)["posterior"].to_dataset()}))
 
 
