@@ -53,8 +53,9 @@ class ChEES:
 
     Attributes
     ----------
-    initial_trajectory_length : float
-        Mean integration time at the start, in whitened coordinates.
+    min_trajectory_length : float
+        Shortest mean integration time, with which the search begins, in whitened coordinates; pi / 2 is a quarter
+        period of a Gaussian posterior.
     jitter : float
         Each trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
         low-discrepancy sequence, the same for all chains.
@@ -67,7 +68,7 @@ class ChEES:
         Upper limit of integration steps in one trajectory.
     """
 
-    initial_trajectory_length: float = 1.0
+    min_trajectory_length: float = 1.5707963267948966
     jitter: float = 0.5
     target_acceptance_rate: float = 0.8
     metric: MetricKind = "auto"
@@ -75,7 +76,7 @@ class ChEES:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        require_positive(self, "initial_trajectory_length")
+        require_positive(self, "min_trajectory_length")
         _require_hamiltonian_ranges(self)
 
 

@@ -1,9 +1,9 @@
 """What tunes a kernel: three pure functions, fed with what all chains know together.
 
 ``init(state) -> learned`` begins before the first step, ``parameters(learned, step)`` gives the kernel's parameters
-for a step, and ``update(learned, step, parameters, before, after, info) -> learned`` learns from it. When warm-up has
-ended nothing changes any more, so that draws come from a kernel with fixed parameters. What is learned is a function
-of replicated values: tuning costs no message between workers.
+for a step, and ``update(learned, step, parameters, before, after, info) -> learned`` learns from it. The last is called
+during warm-up only, so that draws come from a kernel with fixed parameters. What is learned is a function of replicated
+values: tuning costs no message between workers.
 """
 
 from typing import Any, Protocol
@@ -21,4 +21,4 @@ class Adaptation(Protocol):
         """Return the kernel's parameters for a step, counted from the start of the run."""
 
     def update(self, learned: Any, step: Array, parameters: Any, before: Any, after: Any, info: Any) -> Any:
-        """Learn from a step; changes nothing when warm-up has ended."""
+        """Learn from a step of warm-up."""

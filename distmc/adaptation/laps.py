@@ -134,14 +134,13 @@ class LateAdjustment:
         after: LAPSState,
         info: LAPSInfo,
     ) -> LAPSLearned:
-        """Learn from a step; changes nothing when warm-up has ended."""
+        """Learn from a step of warm-up."""
         weight = chains_in_company(after.logdensity, self.pooling)
         # Speed is the same for all: chains that are left behind only arrive if the others wait for them.
         unadjusted = self._learn_unadjusted(learned, step, before, after, info, jnp.ones_like(weight))
         pooled_rate = harmonic_mean_rate(info.acceptance_rate, self.target_acceptance_rate, weight, self.pooling)
         search = update_step_size(learned.adjusted, pooled_rate, self.target_acceptance_rate)
-        renewed = _where(parameters.is_adjusted, learned._replace(adjusted=search), unadjusted)
-        return _where(step < self.schedule.num_warmup, renewed, learned)
+        return _where(parameters.is_adjusted, learned._replace(adjusted=search), unadjusted)
 
     def _learn_unadjusted(
         self, learned: LAPSLearned, step: Array, before: LAPSState, after: LAPSState, info: LAPSInfo, weight: Array

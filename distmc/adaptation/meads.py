@@ -17,13 +17,12 @@ Hoffman, Sountsov (2022), Tuning-free generalized Hamiltonian Monte Carlo, secti
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from distmc.adaptation.pooling import chains_in_company
 from distmc.adaptation.principal import PrincipalComponent, add_step, no_component
-from distmc.adaptation.warmup import STEPS_BEFORE_METRIC, Warmup, WarmupState
+from distmc.adaptation.warmup import STEPS_BEFORE_METRIC, Warmup, WarmupState, where
 from distmc.kernels.ghmc import GHMCParameters
 from distmc.types import Array
 
@@ -86,20 +85,15 @@ class MEADSWarmup:
     def update(
         self, learned: MEADSState, step: Array, parameters: Any, before: Any, after: Any, info: Any
     ) -> MEADSState:
-        """Learn from a step; leaves what is learned alone when warm-up has ended."""
+        """Learn from a step of warm-up."""
         weight = chains_in_company(after.logdensity, self.warmup.pooling)
         widest = add_step(
             learned.widest, after.position, weight, parameters.metric, self.warmup.target, self.warmup.pooling
         )
         is_new_metric = jnp.isin(step, np.asarray(self.warmup.schedule.window_ends))
-        is_adapting = step < self.warmup.schedule.num_warmup
-
-        def choose(new: Array, first: Array, old: Array) -> Array:
-            return jnp.where(is_adapting, jnp.where(is_new_metric, first, new), old)
-
         return MEADSState(
             warmup=self.warmup.update(learned.warmup, step, parameters, before, after, info),
-            widest=jax.tree.map(choose, widest, self._nothing(), learned.widest),
+            widest=where(is_new_metric, self._nothing(), widest),
         )
 
     def _nothing(self) -> PrincipalComponent:

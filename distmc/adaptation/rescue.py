@@ -65,15 +65,14 @@ class Rescue:
     def update(
         self, state: RescueState, step: Array, parameters: Any, before: Any, after: Any, info: Any
     ) -> RescueState:
-        """Learn from a step; leaves the state alone when warm-up has ended."""
+        """Learn from a step of warm-up."""
         is_short = self._shrinkage(state, step) < 1.0
         learned = self.warmup.update(state.warmup, step, parameters, before, after, info)
         unmoved = learned._replace(step_size=state.warmup.step_size, trajectory=state.warmup.trajectory)
         is_rejected = ~(info.acceptance_rate >= _REJECTED)
         soon = jnp.where(is_short & (state.rejections >= _PATIENCE), _PATIENCE - _TRIES_BETWEEN, 0)
         rejections = jnp.where(is_rejected, state.rejections + 1, soon).astype(jnp.int32)
-        is_adapting = step < self.warmup.schedule.num_warmup
-        return RescueState(where(is_short, unmoved, learned), jnp.where(is_adapting, rejections, state.rejections))
+        return RescueState(where(is_short, unmoved, learned), rejections)
 
     def _shrinkage(self, state: RescueState, step: Array) -> Array:
         """Return what to multiply the step size by, a float64 scalar: 1 unless a chain has stood still for long."""

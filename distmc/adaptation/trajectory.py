@@ -10,6 +10,7 @@ Hoffman, Radul, Sountsov (2021), An adaptive-MCMC scheme for setting trajectory 
 """
 
 import dataclasses
+import math
 from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -130,12 +131,15 @@ class TrajectoryRule:
         Relative spread of trajectory lengths.
     max_integration_steps : int
         Upper limit in one trajectory.
+    min_length : float
+        Lower limit of the mean integration time, at most `length`.
     """
 
     length: float
     criterion: Criterion | None
     jitter: float
     max_integration_steps: int
+    min_length: float = 0.0
 
     def init(self, num_dimensions: int) -> TrajectoryState:
         """Return the state of a search from the first guess."""
@@ -150,17 +154,19 @@ class TrajectoryRule:
         if self.criterion is None:
             return state
         known, log_length_grad = self.criterion.gradient(state.criterion, trajectories, target, pooling)
-        return ascend(state, log_length_grad)._replace(criterion=known)
+        return ascend(state, log_length_grad, self.min_length)._replace(criterion=known)
 
     def num_integration_steps(self, step: Array, length: Array, step_size: Array) -> Array:
         """Return the number of integration steps of a step's trajectories; see `jittered_steps`."""
         return jittered_steps(step, length, step_size, self.jitter, self.max_integration_steps)
 
 
-def ascend(state: TrajectoryState, log_length_grad: Array) -> TrajectoryState:
+def ascend(state: TrajectoryState, log_length_grad: Array, min_length: float = 0.0) -> TrajectoryState:
     """Take one ascent step along the gradient of the criterion with respect to the logarithm of the length."""
     ascent, optimiser = _OPTIMISER.update(-log_length_grad, state.optimiser)
     log_length = jnp.asarray(optax.apply_updates(state.log_length, ascent))
+    if min_length > 0.0:
+        log_length = jnp.maximum(log_length, math.log(min_length))
     count = state.count + 1.0
     share = count**-0.5
     log_average = share * log_length + (1.0 - share) * state.log_average

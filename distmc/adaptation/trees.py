@@ -52,5 +52,5 @@ class TreeWarmup:
     def update(
         self, state: WarmupState, step: Array, parameters: Any, before: Any, after: Any, info: Any
     ) -> WarmupState:
-        """Learn from a step; leaves the state alone when warm-up has ended."""
+        """Learn from a step of warm-up."""
         return self.warmup.update(state, step, parameters, before, after, info)

@@ -110,14 +110,13 @@ class Warmup:
     def update(
         self, state: WarmupState, step: Array, parameters: Any, before: Any, after: Any, info: Any
     ) -> WarmupState:
-        """Learn from a step; leaves the state alone when warm-up has ended."""
+        """Learn from a step of warm-up."""
         learned = self._learn(state, step, parameters, before, after, info)
         if self.schedule.windows:
             ends = np.asarray(self.schedule.window_ends)
             is_last = step == ends[-1]
             learned = jax.lax.cond(jnp.isin(step, ends), self._renew_metric, lambda same, _: same, learned, is_last)
-        is_adapting = step < self.schedule.num_warmup
-        return WarmupState(*jax.tree.map(lambda new, old: jnp.where(is_adapting, new, old), learned, state))
+        return learned
 
     def _learn(
         self, state: WarmupState, step: Array, parameters: Any, before: Any, after: Any, info: Any

@@ -22,7 +22,7 @@ from distmc.adaptation.schedule import (
 )
 from distmc.adaptation.snaper import SNAPERCriterion
 from distmc.adaptation.step_size import mean_rate
-from distmc.adaptation.trajectory import Criterion, TrajectoryRule
+from distmc.adaptation.trajectory import TrajectoryRule
 from distmc.adaptation.trees import TreeWarmup
 from distmc.adaptation.warmup import Warmup, step_size_from_gradients
 from distmc.climbs import LBFGS, Climb, Points
@@ -115,18 +115,31 @@ def build_algorithm(sampler: Sampler | Climb, setting: Setting) -> Algorithm:
 
 @build_algorithm.register
 def _(sampler: HMC, setting: Setting) -> Algorithm:
-    warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=_fixed_trajectory(sampler))
-    return Algorithm(hmc.build_kernel(setting.target), _with_rescue(warmup, setting))
+    return _with_trajectories(sampler, setting, _fixed_trajectory(sampler))
 
 
 @build_algorithm.register
 def _(sampler: ChEES, setting: Setting) -> Algorithm:
-    return _with_learned_length(sampler, setting, ChEESCriterion())
+    shortest = sampler.min_trajectory_length
+    rule = TrajectoryRule(
+        length=shortest,
+        criterion=ChEESCriterion(),
+        jitter=sampler.jitter,
+        max_integration_steps=sampler.max_integration_steps,
+        min_length=shortest,
+    )
+    return _with_trajectories(sampler, setting, rule)
 
 
 @build_algorithm.register
 def _(sampler: SNAPER, setting: Setting) -> Algorithm:
-    return _with_learned_length(sampler, setting, SNAPERCriterion())
+    rule = TrajectoryRule(
+        length=sampler.initial_trajectory_length,
+        criterion=SNAPERCriterion(),
+        jitter=sampler.jitter,
+        max_integration_steps=sampler.max_integration_steps,
+    )
+    return _with_trajectories(sampler, setting, rule)
 
 
 @build_algorithm.register
@@ -209,13 +222,7 @@ def num_directions(sampler: Slice, num_dimensions: int) -> int:
     return sampler.num_directions or min(max(num_dimensions, 4), 64)
 
 
-def _with_learned_length(sampler: ChEES | SNAPER, setting: Setting, criterion: Criterion) -> Algorithm:
-    rule = TrajectoryRule(
-        length=sampler.initial_trajectory_length,
-        criterion=criterion,
-        jitter=sampler.jitter,
-        max_integration_steps=sampler.max_integration_steps,
-    )
+def _with_trajectories(sampler: HMC | ChEES | SNAPER, setting: Setting, rule: TrajectoryRule) -> Algorithm:
     warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=rule)
     return Algorithm(hmc.build_kernel(setting.target), _with_rescue(warmup, setting))
 

@@ -47,12 +47,15 @@ class Program:
     ----------
     algorithm : Algorithm
     num_chains : int
+    num_warmup : int
+        Steps from which the adaptation learns.
     capacity : int
         Most steps in one call of `advance`.
     """
 
     algorithm: Algorithm
     num_chains: int
+    num_warmup: int
     capacity: int
 
     def start(self, position: Array) -> RunState:
@@ -102,7 +105,13 @@ class Program:
         parameters = adaptation.parameters(state.warmup, state.step)
         rng_keys = chain_keys(key, state.step, self.num_chains)
         kernel_state, info = kernel.step(rng_keys, state.kernel, parameters)
-        warmup = adaptation.update(state.warmup, state.step, parameters, state.kernel, kernel_state, info)
+        # A branch, not a choice between results: on small data learning costs as much as a gradient.
+        warmup = lax.cond(
+            state.step < self.num_warmup,
+            adaptation.update,
+            lambda learned, *_: learned,
+            *(state.warmup, state.step, parameters, state.kernel, kernel_state, info),
+        )
         moved = RunState(state.step + 1, kernel_state, warmup)
         return moved, _keep(moved, parameters, info)
 
@@ -126,7 +135,12 @@ def build_program(spec: RunSpec, target: Target, num_dimensions: int) -> Program
     """
     setting = Setting(target, num_dimensions, spec.num_chains, schedule_of(spec))
     capacity = max(1, min(_MOST_STEPS, _MOST_NUMBERS // (spec.num_chains * num_dimensions)))
-    return Program(algorithm=build_algorithm(spec.sampler, setting), num_chains=spec.num_chains, capacity=capacity)
+    return Program(
+        algorithm=build_algorithm(spec.sampler, setting),
+        num_chains=spec.num_chains,
+        num_warmup=spec.num_warmup,
+        capacity=capacity,
+    )
 
 
 def _keep(state: RunState, parameters: Any, info: Any) -> Trace:

@@ -173,7 +173,7 @@ def test_error_in_the_likelihood_shows_the_line_of_the_user() -> None:
         ("--hang-timeout", "-1", "`hang_timeout_seconds=-1.0`"),
         ("--gpus-per-worker", "2", "`num_gpus_per_worker=2`: a worker owns one device"),
         ("--setting", "target_acceptance_rate=1.5", "`target_acceptance_rate=1.5`"),
-        ("--setting", "target_rate=0.5", "ChEES has no setting `target_rate`; it has initial_trajectory_length"),
+        ("--setting", "target_rate=0.5", "ChEES has no setting `target_rate`; it has min_trajectory_length"),
         ("--setting", "jitter", "'jitter' is not of the form NAME=VALUE"),
         ("--thin", "0", "`thin=0`"),
     ],

@@ -40,7 +40,7 @@ without_jitter = {name: values for name, values in settings.items() if name != "
 counts = st.none() | st.integers(min_value=1)
 samplers = (
     st.builds(HMC, trajectory_length=positive, **settings)
-    | st.builds(ChEES, initial_trajectory_length=positive, **settings)
+    | st.builds(ChEES, min_trajectory_length=positive, **settings)
     | st.builds(NUTS, max_tree_depth=st.integers(min_value=1, max_value=30), **tuning)
     | st.builds(MALA, **tuning)
     | st.builds(RWMH, num_proposals=counts, **tuning)
@@ -111,7 +111,7 @@ def test_other_text_is_refused(text: str) -> None:
         (RunSpec, "reduction", "any"),
         *[(RunSpec, "sampler", value) for value in ("HMC", HMC, None)],
         *[(HMC, "trajectory_length", value) for value in (0.0, -1.0, math.nan, math.inf, "1", 10**400, np.True_)],
-        *[(ChEES, "initial_trajectory_length", value) for value in (0, math.nan)],
+        *[(ChEES, "min_trajectory_length", value) for value in (0, math.nan)],
         (SNAPER, "initial_trajectory_length", -1.0),
         *[(ChEES, "jitter", value) for value in (-0.1, 1.0, math.nan)],
         *[(HMC, "target_acceptance_rate", value) for value in (0.0, 1.0, math.nan)],

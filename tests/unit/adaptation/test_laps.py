@@ -63,8 +63,9 @@ def run(evaluate: Any, position: Any) -> Any:
         state, learned = carry
         parameters = adaptation.parameters(learned, number)
         moved, info = kernel.step(chain_keys(seed_key(0), number, NUM_CHAINS), state, parameters)
-        kept = (learned, parameters, info, state.position)
-        return (moved, adaptation.update(learned, number, parameters, state, moved, info)), kept
+        facts = (learned, number, parameters, state, moved, info)
+        renewed = jax.lax.cond(number < NUM_WARMUP, adaptation.update, lambda same, *_: same, *facts)
+        return (moved, renewed), (learned, parameters, info, state.position)
 
     @jax.jit
     def all_steps(position: Array) -> Any:

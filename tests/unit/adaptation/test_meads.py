@@ -57,7 +57,9 @@ def run(tuning: MEADSWarmup, num_steps: int) -> Any:
         state, learned = carry
         parameters = tuning.parameters(learned, number)
         moved, info = kernel.step(chain_keys(seed_key(0), number, NUM_CHAINS), state, parameters)
-        return (moved, tuning.update(learned, number, parameters, state, moved, info)), (learned, parameters, info)
+        facts = (learned, number, parameters, state, moved, info)
+        renewed = jax.lax.cond(number < tuning.warmup.schedule.num_warmup, tuning.update, lambda same, *_: same, *facts)
+        return (moved, renewed), (learned, parameters, info)
 
     start = kernel.init(jnp.asarray(np.random.default_rng(0).normal(size=(NUM_CHAINS, NUM_DIMENSIONS))))
     last, kept = jax.lax.scan(step, (start, tuning.init(start)), jnp.arange(num_steps, dtype=jnp.int32))

@@ -100,11 +100,6 @@ def test_steps_are_whole_where_a_search_begins_and_where_draws_count(step: int) 
     assert shrinkage(stuck(18), step) == 1.0
 
 
-def test_nothing_changes_when_warm_up_has_ended() -> None:
-    state = after([0.0] * 4, stuck(18), NUM_WARMUP)
-    np.testing.assert_array_equal(state.rejections, stuck(18).rejections)
-
-
 def sampled() -> Any:
     problem = PROBLEMS["hierarchical"]()
     return distmc.sample(problem.model, problem.data, seed=1, progress=False)

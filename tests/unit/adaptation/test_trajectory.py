@@ -83,6 +83,16 @@ def test_one_update_moves_the_length_by_little_however_large_the_gradient() -> N
     assert 0.0 < state.log_length < 0.2
 
 
+def test_search_stays_at_its_lower_limit_until_the_criterion_grows() -> None:
+    state = start_trajectory(1.6)
+    for _ in range(50):
+        state = ascend(state, jnp.asarray(-1.0), min_length=1.5)
+    np.testing.assert_allclose(jnp.exp(state.log_length), 1.5, rtol=1e-12)
+    for _ in range(5):
+        state = ascend(state, jnp.asarray(1.0), min_length=1.5)
+    assert jnp.exp(state.log_length) > 1.6
+
+
 def test_average_follows_the_iterates() -> None:
     state = start_trajectory(1.0)
     state = ascend(state, jnp.asarray(1.0))

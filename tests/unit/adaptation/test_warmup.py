@@ -49,7 +49,9 @@ def run(warmup: Warmup, num_steps: int) -> Any:
         state, learned = carry
         parameters = warmup.parameters(learned, number)
         moved, info = kernel.step(chain_keys(seed_key(0), number, NUM_CHAINS), state, parameters)
-        return (moved, warmup.update(learned, number, parameters, state, moved, info)), (learned, parameters, info)
+        facts = (learned, number, parameters, state, moved, info)
+        renewed = jax.lax.cond(number < warmup.schedule.num_warmup, warmup.update, lambda same, *_: same, *facts)
+        return (moved, renewed), (learned, parameters, info)
 
     start = kernel.init(jnp.asarray(np.random.default_rng(0).normal(size=(NUM_CHAINS, 3))))
     last, kept = jax.lax.scan(step, (start, warmup.init(start)), jnp.arange(num_steps, dtype=jnp.int32))
