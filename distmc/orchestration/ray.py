@@ -157,8 +157,9 @@ class RayExecutor:
             coordinator.shutdown()
 
     def _release(self, workers: tuple[int, ...]) -> None:
+        owing = {worker for _, _, worker in self._pending.values()}
         for worker in workers:
-            self._slots.release(worker)
+            self._slots.release(worker, owes_answer=worker in owing)
         self._starting = {reference: worker for reference, worker in self._starting.items() if worker not in workers}
 
     def _missing_capacity(self) -> list[m.Event]:
@@ -273,7 +274,7 @@ class RayExecutor:
         except RayError as error:
             self._refill_at = time.monotonic() + _REFILL_SECONDS
             return [m.StartFailed(worker, _ray_failure(0, error))]
-        self._slots.settle(worker, found.node_id)
+        self._slots.settle(worker, found.node_id, found.pid)
         candidate = Candidate(
             worker=worker, node=found.node, pid=found.pid, devices=tuple(found.devices), facts=found.facts
         )

@@ -16,6 +16,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distmc.orchestration import ray_cluster
+from distmc.orchestration.ray_stopped import end_stopped
 from distmc.orchestration.ray_worker import WorkerActor
 from distmc.parallel import processes
 from distmc.spec import Ray
@@ -37,6 +38,8 @@ class Slot:
         The process.
     node : str or None
         Ray's name of the node on which a process was last seen in it.
+    pid : int or None
+        Number of that process there.
     """
 
     group: PlacementGroup
@@ -44,6 +47,7 @@ class Slot:
     worker: int | None = None
     actor: Any = None
     node: str | None = None
+    pid: int | None = None
 
 
 class Slots:
@@ -100,9 +104,10 @@ class Slots:
         """Return the handle of a process."""
         return self._slot_of(worker).actor
 
-    def settle(self, worker: int, node: str) -> None:
+    def settle(self, worker: int, node: str, pid: int) -> None:
         """Take notice that a process is up, and where."""
-        self._slot_of(worker).node = node
+        slot = self._slot_of(worker)
+        slot.node, slot.pid = node, pid
 
     def avoid(self, nodes: frozenset[str]) -> frozenset[int]:
         """Take notice that nodes will be gone soon, and return the processes there, which need substitutes.
@@ -112,11 +117,21 @@ class Slots:
         self._draining = nodes
         return frozenset(worker for worker, node in self.node_of.items() if node in nodes)
 
-    def release(self, worker: int) -> None:
-        """Kill a process; its room is kept for another unless its node is about to go."""
+    def release(self, worker: int, *, owes_answer: bool) -> None:
+        """Kill a process; its room is kept for another unless its node is about to go.
+
+        Parameters
+        ----------
+        worker : int
+            Number of the process.
+        owes_answer : bool
+            Whether an order was not answered, which may be because the process is stopped.
+        """
         for slot in [slot for slot in self._slots if slot.worker == worker]:
             _quietly(ray.kill, slot.actor, no_restart=True)
-            slot.worker, slot.actor = None, None
+            if owes_answer and slot.pid is not None and slot.node is not None:
+                _quietly(end_stopped, slot.pid, slot.node)
+            slot.worker, slot.actor, slot.pid = None, None, None
             if slot.node in self._draining and self._is_alone(slot):
                 self._give_back(slot)
 
