@@ -56,6 +56,8 @@ class Outcome:
         Whatever else it took: compilation, and for ours the run's files too.
     num_divergent : int
         Divergences among the draws.
+    verdict : str or None
+        What distmc says of its own draws: "good", "doubtful" or "bad".
     """
 
     draws: Any
@@ -65,6 +67,7 @@ class Outcome:
     warmup_seconds: float
     compile_seconds: float
     num_divergent: int
+    verdict: str | None = None
 
 
 # NumPyro --------------------------------------------------------------------------------------------------------------

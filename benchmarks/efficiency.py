@@ -4,7 +4,7 @@ Each problem of `distmc.zoo.reference` is sampled by every sampler with its defa
 BlackJAX's HMC with ChEES, and nutpie with theirs: the same float64 log-density in the same unconstrained coordinates,
 the same starts, the same number of chains, warm-up steps and draws, in one run. Counted is the least bulk ESS of all
 coordinates. Each row says whether the draws can be used: R-hat below 1.01, moments within five Monte Carlo errors of
-the exact ones. Failures stay in the table, with their reason.
+the exact ones. Failures stay in the table, with their reason, and what distmc says of its own draws is beside them.
 
 A gradient is one evaluation for all chains; where chains in lockstep differ, the longest counts. nutpie runs its chains
 one by one, through a Python function as its documentation shows for models of other libraries; its gradients are those
@@ -71,6 +71,7 @@ def sample(problem: Problem, sampler: str, settings: argparse.Namespace) -> Outc
         warmup_seconds=warmup_seconds,
         compile_seconds=elapsed - seconds - warmup_seconds,
         num_divergent=int(np.asarray(tree["sample_stats"]["diverging"]).sum()),
+        verdict=distmc.verdict(tree).level,
     )
 
 
@@ -121,6 +122,7 @@ def row_of(problem: Problem, outcome: Outcome) -> dict[str, Any]:
         "compile_seconds": outcome.compile_seconds,
         "num_divergent": outcome.num_divergent,
         "failure": failure_of(ess, rhat, score),
+        "verdict": outcome.verdict,
     }
 
 
@@ -166,7 +168,7 @@ def table(figures: dict[str, Any]) -> str:
     lines = []
     for problem, rows in figures.items():
         lines.append(
-            f"\n{problem}\n{'':34}{'ESS/grad':>10}{'+warm-up':>10}{'ESS/s':>10}{'+warm-up':>10}{'R-hat':>8}{'off':>6}"
+            f"\n{problem}\n{'':34}{'ESS/grad':>10}{'+warm-up':>10}{'ESS/s':>10}{'+warm-up':>10}{'R-hat':>8}{'off':>6}  says"
         )
         for name, row in sorted(rows.items(), key=_rank):
             figures_of_row = [
@@ -177,7 +179,8 @@ def table(figures: dict[str, Any]) -> str:
                 _cell(row.get("rhat"), 8, ".3f"),
                 _cell(row.get("score"), 6, ".1f"),
             ]
-            lines.append(f"  {name:32}{''.join(figures_of_row)}  {row['failure'] or ''}".rstrip())
+            verdict = row.get("verdict") or ""
+            lines.append(f"  {name:32}{''.join(figures_of_row)}  {verdict:9} {row['failure'] or ''}".rstrip())
     return "\n".join(lines)
 
 
@@ -202,7 +205,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--precision", choices=("float64", "mixed"), default="float64", help="of our rows; peers compute in float64"
     )
-    parser.add_argument("--blocks", type=int, help="logical blocks of our rows; the peers have one")
+    parser.add_argument("--blocks", type=int, default=1, help="logical blocks of our rows; the peers have one")
     parser.add_argument("--small", action="store_true", help="16 chains, 200 steps of each kind: for trying it out")
     parser.add_argument("--out", type=Path, default=RESULTS, help="directory for the result")
     arguments = parser.parse_args()

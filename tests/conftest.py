@@ -5,14 +5,18 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 # Ray writes access tokens into the home directory and JAX picks its platform when first imported, so both have to be
 # settled before any test module is.
 _HOME = tempfile.TemporaryDirectory(prefix="distmc-home-")
 os.environ["HOME"] = _HOME.name
 os.environ["RAY_AUTH_MODE"] = "disabled"
+# Ray yields to whatever else computes, such as the tests beside it, which would then see it time out.
+os.environ["RAY_worker_niceness"] = "0"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.pop("RAY_ADDRESS", None)
 
@@ -23,6 +27,24 @@ from distmc.sampling import compiled  # noqa: E402
 # Tests of what workers compute together give this process eight devices in place of eight processes. Unlike a
 # variable in the environment, the setting does not reach the processes that tests start.
 jax.config.update("jax_num_cpu_devices", 8)
+# Many tests compile what others have compiled already. This, too, does not reach other processes.
+jax.config.update("jax_compilation_cache_dir", f"{_HOME.name}/compiled")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+class OneClusterAtATime(LoadFileScheduling):
+    """Shares out tests by file, but all that start clusters go to one process: two at once are too many."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "tests/cluster" if file.startswith("tests/cluster/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneClusterAtATime:
+    """Say how tests are shared out among processes."""
+    return OneClusterAtATime(config, log)
 
 
 def descendants(pid: int) -> set[int]:
@@ -73,6 +95,13 @@ def quick_compilation() -> Iterator[None]:
         jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bounded_memory() -> Iterator[None]:
+    """Forget the programs of a module, which would fill gigabytes in the end."""
+    yield
+    jax.clear_caches()
 
 
 class ProcessTree:
