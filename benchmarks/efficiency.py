@@ -41,6 +41,7 @@ from distmc.zoo.reference.problem import Problem
 NAME = "efficiency"
 MAX_SCORE = 5.0
 """Of a thousand moments of correct runs, all are within five Monte Carlo errors but for one run in two thousand."""
+HEAD = f"{'':34}{'ESS/grad':>10}{'+warm-up':>10}{'ESS/s':>10}{'+warm-up':>10}{'R-hat':>8}{'off':>6}  says"
 PACKAGES = ("jax", "jaxlib", "numpy", "numpyro", "blackjax", "nutpie")
 
 
@@ -167,9 +168,7 @@ def table(figures: dict[str, Any]) -> str:
     """Return all rows as text, the best of each problem by effective draws a second first."""
     lines = []
     for problem, rows in figures.items():
-        lines.append(
-            f"\n{problem}\n{'':34}{'ESS/grad':>10}{'+warm-up':>10}{'ESS/s':>10}{'+warm-up':>10}{'R-hat':>8}{'off':>6}  says"
-        )
+        lines += [f"\n{problem}", HEAD]
         for name, row in sorted(rows.items(), key=_rank):
             figures_of_row = [
                 _cell(row.get("ess_per_gradient"), 10, ".3g"),
