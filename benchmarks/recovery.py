@@ -43,8 +43,8 @@ from distmc.testing.endurance import Endured, endure
 from distmc.testing.faults import Fault, Kind, Ledger, Plan
 from distmc.zoo import words
 
-# Compiling may take four times as long. Below about 35 s, what Ray needs to end a stopped process (5 s) shows.
-HANG_SECONDS = 40.0
+# Compiling may take four times as long.
+HANG_SECONDS = 20.0
 KINDS: tuple[Kind, ...] = ("raise", "cut", "drift", "kill", "stop")
 
 

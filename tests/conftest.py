@@ -17,6 +17,7 @@ os.environ["HOME"] = _HOME.name
 os.environ["RAY_AUTH_MODE"] = "disabled"
 # Ray yields to whatever else computes, such as the tests beside it, which would then see it time out.
 os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_prestart_worker_first_driver"] = "0"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.pop("RAY_ADDRESS", None)
 

@@ -101,10 +101,12 @@ def not_started(event: StartFailed, kept: Checkpoint | None) -> WorkerError:
 
 def stopped(by: str, during: State, committed_step: int, num_steps: int) -> Interrupted:
     """Make the error for a run that was asked to stop."""
-    return Interrupted(
-        f"The run was stopped by {by} while it was {during.value}; {committed_step} of {num_steps} steps are committed "
-        "and kept."
+    kept = (
+        f"{committed_step} of {num_steps} steps are committed and kept"
+        if committed_step
+        else "no step is committed yet, so nothing is kept"
     )
+    return Interrupted(f"The run was stopped by {by} while it was {during.value}; {kept}.")
 
 
 def with_count(error: Exception, num_failures: int) -> Exception:
