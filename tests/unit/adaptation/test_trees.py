@@ -50,7 +50,6 @@ def test_limit_rises_with_each_metric() -> None:
 def test_short_steps_for_a_stuck_chain_make_no_large_trees() -> None:
     limit = limits(100, 10, rejections=18)
     ends = build_schedule(100).window_ends
-    assert limit[:100].max() == 10
     assert all(limit[step] == 4 for step in range(100) if step not in ends)
     np.testing.assert_array_equal(limit[100:], 10)
 
