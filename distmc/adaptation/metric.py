@@ -153,7 +153,10 @@ def dense_metric(window: Window, scale: Array, has_arrived: Array | bool) -> Met
 def low_rank_metric(window: Window, scale: Array, has_arrived: Array | bool, rank: int) -> Metric:
     """Return the metric that is dense in the leading directions of a window's draws, and diagonal elsewhere."""
     moves, pulls = _informed(window)
-    subspace = leading_subspace(window, jnp.where(moves, 1.0 / scale, 0.0), jnp.where(pulls, scale, 0.0), rank)
+    # Without gradients positions have the directions of both, so that there are as many.
+    num_directions = rank if window.grad is not None else 2 * rank
+    scales = jnp.where(moves, 1.0 / scale, 0.0), jnp.where(pulls, scale, 0.0)
+    subspace = leading_subspace(window, *scales, num_directions)
     factor = standard_factor(subspace.spread, subspace.grad_spread, subspace.count, has_arrived)
     identity = jnp.eye(factor.shape[0], dtype=factor.dtype)
     stretch = Stretch(subspace.basis, factor, invert_lower(factor))

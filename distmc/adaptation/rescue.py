@@ -14,6 +14,7 @@ import numpy as np
 
 from distmc.adaptation.warmup import Warmup, WarmupState, where
 from distmc.kernels.base import StepParameters, TrajectoryParameters
+from distmc.spec import Schedule
 from distmc.types import Array
 
 _REJECTED = 1e-2
@@ -53,6 +54,11 @@ class Rescue:
     warmup: Warmup
     num_chains: int
 
+    @property
+    def schedule(self) -> Schedule:
+        """What the steps of warm-up are for."""
+        return self.warmup.schedule
+
     def init(self, state: Any) -> RescueState:
         """Return the state before the first step."""
         return RescueState(self.warmup.init(state), jnp.zeros(self.num_chains, jnp.int32))
@@ -60,13 +66,13 @@ class Rescue:
     def parameters(self, state: RescueState, step: Array) -> StepParameters | TrajectoryParameters:
         """Return the kernel's parameters for a step, counted from the start of the run."""
         tuned = self.warmup.parameters(state.warmup, step)
-        return tuned._replace(step_size=tuned.step_size * self._shrinkage(state, step))
+        return tuned._replace(step_size=tuned.step_size * self.shrinkage(state, step))
 
     def update(
         self, state: RescueState, step: Array, parameters: Any, before: Any, after: Any, info: Any
     ) -> RescueState:
         """Learn from a step of warm-up."""
-        is_short = self._shrinkage(state, step) < 1.0
+        is_short = self.shrinkage(state, step) < 1.0
         learned = self.warmup.update(state.warmup, step, parameters, before, after, info)
         unmoved = learned._replace(step_size=state.warmup.step_size, trajectory=state.warmup.trajectory)
         is_rejected = ~(info.acceptance_rate >= _REJECTED)
@@ -74,7 +80,7 @@ class Rescue:
         rejections = jnp.where(is_rejected, state.rejections + 1, soon).astype(jnp.int32)
         return RescueState(where(is_short, unmoved, learned), rejections)
 
-    def _shrinkage(self, state: RescueState, step: Array) -> Array:
+    def shrinkage(self, state: RescueState, step: Array) -> Array:
         """Return what to multiply the step size by, a float64 scalar: 1 unless a chain has stood still for long."""
         longest = jnp.max(state.rejections) % len(_SHRINKAGES)
         # When a metric comes into force the step size starts afresh, which must not be taken back.

@@ -146,7 +146,7 @@ def _(sampler: SNAPER, setting: Setting) -> Algorithm:
 def _(sampler: NUTS, setting: Setting) -> Algorithm:
     kernel = nuts.build_kernel(setting.target, sampler.max_tree_depth)
     warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT)
-    return Algorithm(kernel, TreeWarmup(warmup=warmup, max_tree_depth=sampler.max_tree_depth))
+    return Algorithm(kernel, TreeWarmup(warmup=_with_rescue(warmup, setting), max_tree_depth=sampler.max_tree_depth))
 
 
 @build_algorithm.register

@@ -82,6 +82,8 @@ def learn(
         *arrays, steps, first if previous is None else previous, has_arrived
     )
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(metric))
+    # Compiled once for all windows, so none may change a shape.
+    assert jax.tree.map(jnp.shape, metric) == jax.tree.map(jnp.shape, first)
     return metric
 
 
