@@ -33,6 +33,14 @@ _COLLECTIVE = re.compile(
 )
 
 
+# Who waits for another gives up before the controller would take it for silent, too.
+_WAITING_SHARE = 0.8
+
+
+class LostPeer(Exception):
+    """What a worker waited for has not come from the other that was to give it."""
+
+
 def next_chunk_length(current: int, reports: Collection[ChunkReport]) -> int:
     """Choose the number of steps of the next chunk, so that a chunk lasts about `CHUNK_SECONDS`.
 
@@ -61,6 +69,11 @@ def next_chunk_length(current: int, reports: Collection[ChunkReport]) -> int:
 def patience(state: State, hang_timeout_seconds: float) -> float:
     """Return the seconds of silence after which workers are given up that should answer in `state`."""
     return hang_timeout_seconds * (_SETUP_PATIENCE if state in _SETUP else 1.0)
+
+
+def handover_patience(hang_timeout_seconds: float) -> float:
+    """Return the seconds for which workers wait for the program that the first of them compiles."""
+    return _WAITING_SHARE * patience(State.COMPILING, hang_timeout_seconds)
 
 
 def odd_ranks(digests: Mapping[int, str]) -> tuple[int, ...]:
@@ -98,7 +111,7 @@ def describe_exception(error: Exception, rank: int, *, uses_collectives: bool) -
     summary = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     if isinstance(error, InputError):
         kind = FailureKind.INPUT
-    elif uses_collectives and _COLLECTIVE.search(str(error)):
+    elif isinstance(error, LostPeer) or (uses_collectives and _COLLECTIVE.search(str(error))):
         kind = FailureKind.COLLECTIVE
     else:
         kind = FailureKind.APPLICATION

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayError
 
 from distmc.orchestration import messages as m
-from distmc.orchestration import ray_cluster
+from distmc.orchestration import policies, ray_cluster
 from distmc.orchestration.events import Member
 from distmc.orchestration.executor import BuildWorker
 from distmc.orchestration.membership import Candidate
@@ -63,10 +63,10 @@ class RayExecutor:
         self._coordinators: list[processes.Coordinator] = []
         # Orders that have not been answered, with rank and number of the worker.
         self._pending: dict[ray.ObjectRef[Any], tuple[m.ToGeneration, int, int]] = {}
-        # Compiled programs by the number of workers they are for, those on their way here, and all asked for.
-        self._programs: dict[int, ray.ObjectRef[Any]] = {}
+        # Compiled programs by the number of workers they are for, none where each has to compile for itself, and
+        # those on their way here.
+        self._programs: dict[int, list[ray.ObjectRef[Any]]] = {}
         self._saving: dict[ray.ObjectRef[Any], int] = {}
-        self._asked: set[int] = set()
         self._has_formed = False
         self._known_to_leave: frozenset[int] = frozenset()
         self._refill_at = math.inf
@@ -105,12 +105,11 @@ class RayExecutor:
                 self._shipped = self._shipped or ship(self._task, self._build_worker)
                 self._ask_all(order, "load", *self._shipped)
             case m.Compile():
-                self._ask_all(order, "compile", self._programs.get(len(self._members)))
+                self._compile(order)
             case m.Start():
                 self._ask_all(order, "start", order.checkpoint)
             case m.Advance():
                 self._coordinators_are_done()
-                self._save_program(order.generation)
                 self._ask_all(order, "advance", order.num_steps)
             case m.Collect():
                 self._ask(order, order.rank, "collect", order.generation, order.chunk)
@@ -230,24 +229,26 @@ class RayExecutor:
         reference = getattr(self._slots.actor_of(worker), method).remote(*arguments, **named)
         self._pending[reference] = (order, rank, worker)
 
-    def _save_program(self, generation: int) -> None:
-        """Let the first worker send its program, once for each number of workers."""
+    def _compile(self, order: m.Compile) -> None:
+        """Let the first worker compile for all, unless the program for as many workers is here already."""
         size = len(self._members)
-        if size not in self._asked:
-            self._asked.add(size)
-            actor = self._slots.actor_of(self._members[0].worker)
-            self._saving[actor.saved_program.remote(generation)] = size
+        give_up = policies.handover_patience(self.hang_timeout_seconds)
+        if size in self._programs:
+            self._ask_all(order, "compile", self._programs[size], give_up)
+            return
+        self._ask(order, 0, "compile", order.generation, [], give_up)
+        saved = self._slots.actor_of(self._members[0].worker).saved_program.remote(order.generation)
+        self._saving[saved] = size
+        for member in self._members[1:]:
+            self._ask(order, member.rank, "compile", order.generation, [saved], give_up)
 
     def _saved(self, reference: "ray.ObjectRef[Any]", size: int) -> None:
-        try:
+        # If that worker is gone, the first of the next generation will compile.
+        with contextlib.suppress(RayError):
             program = ray.get(reference)
-        except RayError:
-            # That worker is gone; one of the next generation may be asked.
-            self._asked.discard(size)
-            return
-        if isinstance(program, bytes):
-            # Kept on this node, which the run cannot do without anyway.
-            self._programs[size] = ray.put(program)
+            if not isinstance(program, m.Failure):
+                # Kept on this node, which the run cannot do without anyway.
+                self._programs[size] = [] if program is None else [ray.put(program)]
 
     def _answer(self, reference: "ray.ObjectRef[Any]") -> list[m.Event]:
         if reference in self._saving:

@@ -4,14 +4,16 @@ import dataclasses
 import os
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
+from ray.exceptions import RayError
 
 from distmc.orchestration import policies
 from distmc.orchestration.executor import BuildWorker, HostedWorker
 from distmc.orchestration.facts import machine_facts
 from distmc.orchestration.messages import Failure
+from distmc.orchestration.policies import LostPeer
 from distmc.parallel import processes
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport
 from distmc.types import Checkpoint
@@ -106,12 +108,25 @@ class WorkerActor:
 
         return self._attempt(generation, load, with_others=True)
 
-    def compile(self, generation: int, saved: bytes | None) -> CompileReport | Failure:
-        """Compile the program, or take over one that an earlier generation of as many workers has saved."""
-        return self._attempt(generation, lambda: self._loaded().compile(saved), with_others=True)
+    def compile(self, generation: int, program: "list[ray.ObjectRef[Any]]", give_up: float) -> CompileReport | Failure:
+        """Compile the program, or take over one that another worker has compiled.
+
+        Parameters
+        ----------
+        generation : int
+            Of this order.
+        program : list of at most one ObjectRef
+            What `saved_program` returns or will return there. In a list, so that Ray hands it on unfulfilled: should
+            its worker be lost, this one is not to be taken for it.
+        give_up : float
+            Seconds to wait for it.
+        """
+        return self._attempt(
+            generation, lambda: self._loaded().compile(_handed_over(program, give_up)), with_others=True
+        )
 
     def saved_program(self, generation: int) -> bytes | Failure | None:
-        """Return the compiled program for generations to come."""
+        """Return the compiled program for other workers."""
         return self._attempt(generation, lambda: self._loaded().saved_program())
 
     def start(self, generation: int, checkpoint: Checkpoint | None) -> ChunkReport | Failure:
@@ -159,3 +174,22 @@ class WorkerActor:
         if self._worker is None:
             raise RuntimeError("The worker was given an order before it was told to load.")
         return self._worker
+
+
+def _handed_over(program: "list[ray.ObjectRef[Any]]", give_up: float) -> bytes | None:
+    """Wait for a program that another worker compiles.
+
+    Raises
+    ------
+    LostPeer
+        If it does not come.
+    """
+    if not program:
+        return None
+    try:
+        saved: bytes | Failure | None = ray.get(program[0], timeout=give_up)
+    except RayError as error:
+        raise LostPeer("waited for the program that the first worker was to compile") from error
+    if isinstance(saved, Failure):
+        raise LostPeer("the first worker, which was to compile the program for all, failed")
+    return saved
