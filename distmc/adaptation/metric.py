@@ -38,6 +38,8 @@ _RANK = 32
 # With so many draws for each coordinate, positions say all, and gradients what differs from a normal target.
 _PLENTY_OF_DRAWS = 100.0
 _RIDGE = 1e-3
+# A direction whose variance differs from 1 by less than this factor needs hardly more integration steps.
+_NOT_WORTH_IT = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,9 +64,7 @@ class MetricRule:
             return Metric(jnp.diag(ones), jnp.diag(ones))
         if self.form == "diagonal":
             return Metric(ones, ones)
-        size = 2 * self._rank
-        identity = jnp.eye(size, dtype=jnp.float64)
-        return Metric(ones, ones, Stretch(jnp.zeros((self.num_dimensions, size), jnp.float64), identity, identity))
+        return Metric(ones, ones, _no_stretch(self.num_dimensions, 2 * self._rank))
 
     def nothing(self, state: Any) -> Window:
         """Return what is known at the start of a window, given a kernel's state."""
@@ -144,27 +144,38 @@ def dense_metric(window: Window, scale: Array, has_arrived: Array | bool) -> Met
     # Factor matrices of scaled coordinates: entries near 1 whatever the scales.
     spread = _standardised(window.position, 1.0 / scale, moves)
     grad_spread = None if window.grad is None else _standardised(window.grad, scale, pulls)
-    factor = scale[:, None] * standard_factor(spread, grad_spread, window.position.count, has_arrived)
+    positions_say_all = has_arrived & _has_plenty(window.position.count, scale.size)
+    factor = scale[:, None] * standard_factor(spread, grad_spread, window.position.count, positions_say_all)
     diagonal = Metric(jnp.diag(scale), jnp.diag(1.0 / scale))
     metric: Metric = _if_finite(Metric(factor, invert_lower(factor)), diagonal)
     return metric
 
 
 def low_rank_metric(window: Window, scale: Array, has_arrived: Array | bool, rank: int) -> Metric:
-    """Return the metric that is dense in the leading directions of a window's draws, and diagonal elsewhere."""
+    """Return the metric that is dense in the leading directions of a window's draws, and diagonal elsewhere.
+
+    It is diagonal everywhere if no direction differs much: what it would gain costs more than the gradients it saves.
+    """
     moves, pulls = _informed(window)
     # Without gradients positions have the directions of both, so that there are as many.
     num_directions = rank if window.grad is not None else 2 * rank
     scales = jnp.where(moves, 1.0 / scale, 0.0), jnp.where(pulls, scale, 0.0)
     subspace = leading_subspace(window, *scales, num_directions)
-    factor = standard_factor(subspace.spread, subspace.grad_spread, subspace.count, has_arrived)
-    identity = jnp.eye(factor.shape[0], dtype=factor.dtype)
-    stretch = Stretch(subspace.basis, factor, invert_lower(factor))
-    return Metric(scale, 1.0 / scale, _if_finite(stretch, Stretch(jnp.zeros_like(subspace.basis), identity, identity)))
+    # Chosen from all directions, the leading ones differ by chance as much as the draws are few for all of them.
+    positions_say_all = has_arrived & _has_plenty(subspace.count, scale.size)
+    factor = standard_factor(subspace.spread, subspace.grad_spread, subspace.count, positions_say_all)
+    is_needed = ~_is_within(factor @ factor.T, 1.0 / _NOT_WORTH_IT, _NOT_WORTH_IT)
+    stretch = Stretch(subspace.basis, factor, invert_lower(factor), is_needed)
+    return Metric(scale, 1.0 / scale, _if_finite(stretch, _no_stretch(*subspace.basis.shape)))
+
+
+def _no_stretch(num_dimensions: int, size: int) -> Stretch:
+    identity = jnp.eye(size, dtype=jnp.float64)
+    return Stretch(jnp.zeros((num_dimensions, size), jnp.float64), identity, identity, is_needed=jnp.asarray(False))
 
 
 def standard_factor(
-    spread: Array, grad_spread: Array | None, num_draws: Array, has_arrived: Array | bool = True
+    spread: Array, grad_spread: Array | None, num_draws: Array, positions_say_all: Array | bool = False
 ) -> Array:
     """Return a lower triangular ``F`` such that ``F F'`` estimates the covariance of a target with scales near 1.
 
@@ -175,8 +186,8 @@ def standard_factor(
         shrunk: by half where there are as many draws as dimensions, hardly at all where there are ten times as many.
     num_draws : float64 scalar
         That both were estimated from. The fewer, the heavier the ridge that keeps both definite.
-    has_arrived : bool scalar
-        Whether chains have had the time to arrive.
+    positions_say_all : bool scalar
+        Whether to leave gradients out.
     """
     size = spread.shape[0]
     share = size / jnp.maximum(num_draws, 1.0)
@@ -187,7 +198,7 @@ def standard_factor(
     factor = cholesky(spread + ridge)
     # The geometric mean of A = L L' and the inverse of B is L inv(root(L' B L)) L'.
     mean_factor = factor @ cholesky(inverse_root(factor.T @ (grad_spread + ridge) @ factor))
-    return jnp.where(has_arrived & _has_plenty(num_draws, size), factor, mean_factor)
+    return jnp.where(positions_say_all, factor, mean_factor)
 
 
 def _has_plenty(num_draws: Array, num_dimensions: int) -> Array:
@@ -212,5 +223,15 @@ def _standardised(moments: Moments, scale: Array, is_informed: Array) -> Array:
 
 
 def _if_finite(wanted: Any, fallback: Any) -> Any:
-    is_finite = jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(wanted)]))
+    is_finite = _are_finite(wanted)
     return jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), wanted, fallback)
+
+
+def _are_finite(values: Any) -> Array:
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(values)]))
+
+
+def _is_within(matrix: Array, low: float, high: float) -> Array:
+    """Tell whether all eigenvalues of a symmetric matrix lie between two numbers: only then both factors exist."""
+    identity = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    return _are_finite((cholesky(matrix - low * identity), cholesky(high * identity - matrix)))

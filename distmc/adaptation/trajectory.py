@@ -10,7 +10,6 @@ Hoffman, Radul, Sountsov (2021), An adaptive-MCMC scheme for setting trajectory 
 """
 
 import dataclasses
-import math
 from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -164,9 +163,7 @@ class TrajectoryRule:
 def ascend(state: TrajectoryState, log_length_grad: Array, min_length: float = 0.0) -> TrajectoryState:
     """Take one ascent step along the gradient of the criterion with respect to the logarithm of the length."""
     ascent, optimiser = _OPTIMISER.update(-log_length_grad, state.optimiser)
-    log_length = jnp.asarray(optax.apply_updates(state.log_length, ascent))
-    if min_length > 0.0:
-        log_length = jnp.maximum(log_length, math.log(min_length))
+    log_length = jnp.maximum(optax.apply_updates(state.log_length, ascent), jnp.log(min_length))
     count = state.count + 1.0
     share = count**-0.5
     log_average = share * log_length + (1.0 - share) * state.log_average

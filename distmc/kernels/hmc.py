@@ -113,16 +113,14 @@ def _integrate(
     """Run `num_integration_steps` leapfrog steps, one evaluation of the target each."""
     step_size, metric = parameters.step_size, parameters.metric
 
-    def kick(momentum: Array, grad: Array, fraction: float) -> Array:
-        return momentum + fraction * step_size * whiten_grad(metric, grad)
-
-    def integration_step(_: Array, carry: tuple[GradientState, Array]) -> tuple[GradientState, Array]:
-        state, momentum = carry
-        momentum = kick(momentum, state.logdensity_grad, 0.5)
+    def integration_step(_: Array, carry: tuple[GradientState, Array, Array]) -> tuple[GradientState, Array, Array]:
+        state, momentum, force = carry
+        momentum = momentum + 0.5 * step_size * force
         position = state.position + to_position(metric, step_size * momentum)
         moved = GradientState(position, *target.logdensity_and_grad(position))
-        return moved, kick(momentum, moved.logdensity_grad, 0.5)
+        force = whiten_grad(metric, moved.logdensity_grad)
+        return moved, momentum + 0.5 * step_size * force, force
 
-    end: tuple[GradientState, Array]
-    end = lax.fori_loop(0, parameters.num_integration_steps, integration_step, (state, momentum))
-    return end
+    start = (state, momentum, whiten_grad(metric, state.logdensity_grad))
+    end, end_momentum, _ = lax.fori_loop(0, parameters.num_integration_steps, integration_step, start)
+    return end, end_momentum

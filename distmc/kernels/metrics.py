@@ -7,6 +7,8 @@ original ones. Working in whitened coordinates needs no inverse of the mass matr
 
 from typing import NamedTuple
 
+from jax import lax
+
 from distmc.types import Array
 
 
@@ -19,11 +21,14 @@ class Stretch(NamedTuple):
         Columns of ``U``, orthonormal; those that are not needed may be zero.
     factor, inverse_factor : float64 array (size, size)
         The lower triangular ``G``, and its inverse.
+    is_needed : bool scalar
+        Whether the map is to be used; else the identity takes its place, and costs nothing.
     """
 
     basis: Array
     factor: Array
     inverse_factor: Array
+    is_needed: Array
 
 
 class Metric(NamedTuple):
@@ -68,5 +73,9 @@ def _apply(factor: Array, vectors: Array) -> Array:
 
 
 def _stretched(stretch: Stretch, factor: Array, vectors: Array) -> Array:
-    along = vectors @ stretch.basis
-    return vectors + (along @ factor.T - along) @ stretch.basis.T
+    def within_subspace(vectors: Array) -> Array:
+        along = vectors @ stretch.basis
+        return vectors + (along @ factor.T - along) @ stretch.basis.T
+
+    mapped: Array = lax.cond(stretch.is_needed, within_subspace, lambda vectors: vectors, vectors)
+    return mapped

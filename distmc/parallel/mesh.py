@@ -41,3 +41,8 @@ def shard(mesh: Mesh, leaf: NumpyArray) -> Array:
 def to_host(tree: PyTree) -> PyTree:
     """Return this process's copy of replicated arrays as NumPy arrays, which outlive the device."""
     return jax.tree.map(lambda leaf: np.array(leaf.addressable_data(0)), tree)
+
+
+def first_to_host(tree: PyTree, count: int) -> PyTree:
+    """Return the first `count` entries of replicated arrays along their first axis, as `to_host` returns arrays."""
+    return jax.tree.map(lambda leaf: np.array(np.asarray(leaf.addressable_data(0))[:count]), tree)

@@ -22,7 +22,7 @@ from distmc.parallel.mesh import WORKER_AXIS
 from distmc.parallel.reduction import FastSum, OrderedSum
 from distmc.parallel.tree import ReductionPlan
 from distmc.sampling.program import Program, Trace, build_program
-from distmc.sampling.rng import seed_key
+from distmc.sampling.rng import THREEFRY, seed_key
 from distmc.sampling.state import RunState
 from distmc.spec import RunSpec
 from distmc.types import Array, PyTree
@@ -121,7 +121,7 @@ def lower_program(
     def advance(
         key_data: Array, state: RunState, num_steps: Array, shard: Shard, constants: Mapping[str, Any]
     ) -> tuple[RunState, Trace]:
-        key = jax.random.wrap_key_data(key_data, impl="threefry2x32")
+        key = jax.random.wrap_key_data(key_data, impl=THREEFRY)
         return program_over(shard, constants).advance(key, state, num_steps)
 
     start = canonical(start, lambda *arguments: arguments[1].never)

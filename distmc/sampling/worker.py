@@ -21,7 +21,7 @@ from distmc.model.double import double_precision
 from distmc.model.model import Model
 from distmc.model.transforms import Unconstrainer
 from distmc.parallel.logdensity import pack_shard
-from distmc.parallel.mesh import build_mesh, replicate, shard, to_host
+from distmc.parallel.mesh import build_mesh, first_to_host, replicate, shard, to_host
 from distmc.parallel.tree import ReductionPlan
 from distmc.sampling.compiled import CompiledProgram, compile_program
 from distmc.sampling.program import Trace
@@ -214,8 +214,7 @@ class Worker:
                 self._shard,
                 self._constants,
             )
-            state, trace = to_host((self._state, trace))
-        trace = jax.tree.map(lambda kept: kept[:num_steps], trace)
+            state, trace = to_host(self._state), first_to_host(trace, num_steps)
         self._chunks.append(_Chunk(last.number + 1, phase, first_step, state, trace))
         return self._report(began)
 

@@ -22,7 +22,7 @@ from distmc.data.data import Data
 from distmc.model.density import cast_floats, likelihood_dtype
 from distmc.model.model import Model
 from distmc.parallel.logdensity import Shard, pack_shard
-from distmc.parallel.mesh import WORKER_AXIS, build_mesh, to_host
+from distmc.parallel.mesh import WORKER_AXIS, build_mesh, first_to_host
 from distmc.parallel.tree import ReductionPlan
 from distmc.sampling.compiled import CompiledProgram, compile_program
 from distmc.sampling.program import Trace
@@ -110,7 +110,7 @@ class VirtualRun:
                 steps = min(capacity, num_steps - first)
                 count = self._replicate(np.asarray(steps, np.int32))
                 state, trace = self.program.advance(key, state, count, *shard_and_constants)
-                pieces.append(jax.tree.map(lambda kept, steps=steps: kept[:steps], to_host(trace)))
+                pieces.append(first_to_host(trace, steps))
         return state, jax.tree.map(lambda *kept: np.concatenate(kept), *pieces)
 
     def texts(self) -> dict[str, str]:

@@ -15,7 +15,10 @@ from distmc.errors import StartError
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport, Phase
 from distmc.spec import RunSpec
 
-Kind = Literal["raise", "exit", "drift", "start error", "hang in load"]
+Kind = Literal["raise", "exit", "drift", "start error", "hang in load", "exit in compile"]
+
+# What the first worker of all hands on.
+PROGRAM = b"compiled"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +77,17 @@ class FaultyWorker:
         if self.has("hang in load"):
             time.sleep(1000.0)
 
-    def saved_program(self) -> None:
-        return None
+    def saved_program(self) -> bytes:
+        return PROGRAM
 
     def compile(self, saved: bytes | None = None) -> CompileReport:
         import jax
         from jax.sharding import NamedSharding, PartitionSpec
 
+        if self.has("exit in compile"):
+            os._exit(3)
+        # Nobody but the first compiles.
+        assert saved == PROGRAM or (saved is None and self.rank == 0)
         assert jax.process_count() == self.num_workers
         mesh = jax.make_mesh((self.num_workers,), ("rows",))
         rows, everywhere = PartitionSpec("rows"), PartitionSpec()

@@ -158,6 +158,16 @@ def test_worker_that_hangs_while_loading_is_named_and_replaced(watcher: Watcher,
     assert "fell silent while the run was loading data" in lost.cause
 
 
+def test_those_that_wait_for_a_program_are_not_blamed_for_its_loss(watcher: Watcher, tmp_path: pathlib.Path) -> None:
+    lost_once = faulty.Fault("exit in compile", rank=0, once=tmp_path / "struck")
+    start(watcher, faulty.build(lost_once))
+    assert watcher.committed_steps == 60
+    (lost,) = watcher.of(WorkersLost)
+    assert lost.rank == 0
+    assert "died while the run was compiling" in lost.cause
+    assert len(watcher.all_pids) == 2 + 2
+
+
 def test_replica_that_differs_again_is_the_odd_one(watcher: Watcher) -> None:
     with pytest.raises(DriftError, match=r"Worker 1 .* differs from the others") as caught:
         start(watcher, faulty.build(faulty.Fault("drift", rank=1, step=30)))

@@ -180,6 +180,19 @@ def test_low_rank_finds_wide_and_narrow_directions_among_many() -> None:
     assert spread_after("low_rank", None) < 0.2 * spread_after("diagonal", None)
 
 
+@pytest.mark.parametrize(("stretch", "is_needed"), [(1.0, False), (1.3, False), (1.6, True), (0.6, True)])
+def test_low_rank_is_diagonal_where_no_direction_differs_much(stretch: float, is_needed: bool) -> None:
+    along = np.ones((NUM_DIMENSIONS, 1)) / np.sqrt(NUM_DIMENSIONS)
+    root = np.eye(NUM_DIMENSIONS) + (stretch - 1.0) * along @ along.T
+    positions = normal_steps(20, root @ root.T)
+    metric = learn("low_rank", positions, grads_of(positions, np.linalg.inv(root @ root.T)))
+    assert metric.stretch is not None
+    assert bool(metric.stretch.is_needed) == is_needed
+    factor = factor_of(metric)
+    if not is_needed:
+        np.testing.assert_array_equal(factor, np.diag(metric.factor))
+
+
 def walsh_matrix(size: int) -> Any:
     """Return orthogonal columns of entries 1 and -1; the size is a power of two."""
     return np.ones((1, 1)) if size == 1 else np.kron(walsh_matrix(size // 2), [[1.0, 1.0], [1.0, -1.0]])

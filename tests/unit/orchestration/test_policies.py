@@ -8,6 +8,7 @@ from control_scripts import report
 from distmc.errors import StartError
 from distmc.orchestration import policies
 from distmc.orchestration.messages import Failure, FailureKind
+from distmc.orchestration.states import State
 
 # As raised by jaxlib 0.10.2 when a peer is killed during an all-reduce.
 GLOO = (
@@ -55,10 +56,16 @@ def test_odd_ranks(digests: str, odd: tuple[int, ...]) -> None:
         (ValueError("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes"), True, FailureKind.APPLICATION),
         (ValueError("shapes (3,) and (4,) do not fit"), True, FailureKind.APPLICATION),
         (StartError("no finite start"), True, FailureKind.INPUT),
+        (policies.LostPeer("waited in vain"), True, FailureKind.COLLECTIVE),
     ],
 )
 def test_kind_of_an_exception(error: Exception, uses_collectives: bool, kind: FailureKind) -> None:
     assert policies.describe_exception(error, 0, uses_collectives=uses_collectives).kind is kind
+
+
+def test_who_waits_for_a_program_gives_up_before_it_seems_to_hang() -> None:
+    limit = policies.patience(State.COMPILING, 10.0)
+    assert policies.handover_patience(10.0) < limit - 1.0
 
 
 def test_exception_is_described_with_its_traceback() -> None:

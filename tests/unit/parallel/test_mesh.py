@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from distmc.parallel.mesh import WORKER_AXIS, build_mesh, replicate, shard, to_host
+from distmc.parallel.mesh import WORKER_AXIS, build_mesh, first_to_host, replicate, shard, to_host
 
 
 def test_replicated_arrays_are_whole_on_every_device() -> None:
@@ -21,6 +21,9 @@ def test_replicated_arrays_are_whole_on_every_device() -> None:
     assert isinstance(to_host(replicated)["b"], np.ndarray)
     # A view would keep the device alive, and with it the connections to other processes.
     assert to_host(replicated)["a"].flags.owndata
+    first = first_to_host(replicated["a"], 1)
+    np.testing.assert_array_equal(first, tree["a"][:1])
+    assert first.flags.owndata
 
 
 def test_shard_of_the_only_process_is_the_whole_array() -> None:
