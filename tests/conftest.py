@@ -17,7 +17,12 @@ os.environ["HOME"] = _HOME.name
 os.environ["RAY_AUTH_MODE"] = "disabled"
 # Ray yields to whatever else computes, such as the tests beside it, which would then see it time out.
 os.environ["RAY_worker_niceness"] = "0"
+# distmc's own clusters start no processes in advance either.
 os.environ["RAY_prestart_worker_first_driver"] = "0"
+# Half of the time of most tests goes into compiling. XLA's older code generator takes two thirds of the time of the
+# one that users get, and its programs run almost as quickly; where last bits matter, see `compiled_for_users`.
+_USUAL_FLAGS = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{_USUAL_FLAGS} --xla_cpu_use_fusion_emitters=false".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.pop("RAY_ADDRESS", None)
 
@@ -84,15 +89,20 @@ def wait_until_gone(pids: set[int], seconds: float) -> set[int]:
 
 
 @pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
-    """Compile for less time what one module of tests runs in this process.
-
-    The programs are the same, but slower, and their last bits are others. For tests of what is computed; those that
-    compare bits, or rounding, are to run what users run.
-    """
-    options = {**compiled._CPU_OPTIONS, "xla_cpu_use_fusion_emitters": False, "xla_backend_optimization_level": 0}
+def compiled_for_users() -> Iterator[None]:
+    """Compile a module's programs as users' are: where last bits are compared, and so may depend on the compiler."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "_CPU_OPTIONS", options)
+        patch.setattr(compiled, "_CPU_OPTIONS", {**compiled._CPU_OPTIONS, "xla_cpu_use_fusion_emitters": True})
+        # This process has read the variable; those that it starts, workers too, will.
+        patch.setenv("XLA_FLAGS", _USUAL_FLAGS)
+        yield
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Compile for still less time what one module of tests runs in this process, for tests that run it briefly."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "_CPU_OPTIONS", {**compiled._CPU_OPTIONS, "xla_backend_optimization_level": 0})
         jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", False)

@@ -29,6 +29,8 @@ from distmc.sampling.compiled import lower_program
 from distmc.spec import Precision, RunSpec
 from distmc.types import NumpyArray
 
+pytestmark = pytest.mark.usefixtures("compiled_for_users")
+
 NUM_ROWS, NUM_BLOCKS, NUM_POINTS = 90, 8, 48
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(NUM_ROWS, 4)) * [0.01, 1.0, 10.0, 300.0]

@@ -6,6 +6,8 @@ import pytest
 
 from distmc.testing.samplers import SAMPLER_CASES, SAMPLER_CHECKS, SamplerCase
 
+pytestmark = pytest.mark.usefixtures("compiled_for_users")
+
 
 @pytest.mark.parametrize("check", SAMPLER_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("case", SAMPLER_CASES, ids=str)
