@@ -21,8 +21,10 @@ os.environ["RAY_worker_niceness"] = "0"
 os.environ["RAY_prestart_worker_first_driver"] = "0"
 # Half of the time of most tests goes into compiling. XLA's older code generator takes two thirds of the time of the
 # one that users get, and its programs run almost as quickly; where last bits matter, see `compiled_for_users`.
-_USUAL_FLAGS = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = f"{_USUAL_FLAGS} --xla_cpu_use_fusion_emitters=false".strip()
+_QUICK_FLAG = "--xla_cpu_use_fusion_emitters=false"
+# Processes of pytest-xdist have what this sets from the one that started them.
+_USUAL_FLAGS = os.environ.get("XLA_FLAGS", "").replace(_QUICK_FLAG, "").strip()
+os.environ["XLA_FLAGS"] = f"{_USUAL_FLAGS} {_QUICK_FLAG}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.pop("RAY_ADDRESS", None)
 

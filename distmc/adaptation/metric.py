@@ -154,7 +154,7 @@ def dense_metric(window: Window, scale: Array, has_arrived: Array | bool) -> Met
 def low_rank_metric(window: Window, scale: Array, has_arrived: Array | bool, rank: int) -> Metric:
     """Return the metric that is dense in the leading directions of a window's draws, and diagonal elsewhere.
 
-    It is diagonal everywhere if no direction differs much: what it would gain costs more than the gradients it saves.
+    It is diagonal everywhere if no direction differs much: more steps by a diagonal metric are cheaper then.
     """
     moves, pulls = _informed(window)
     # Without gradients positions have the directions of both, so that there are as many.

@@ -19,7 +19,7 @@ from distmc.orchestration.executor import BuildWorker
 from distmc.orchestration.membership import Candidate
 from distmc.orchestration.ray_shipping import ship
 from distmc.orchestration.ray_slots import Slots
-from distmc.orchestration.ray_worker import Introduction
+from distmc.orchestration.ray_worker import Introduction, SavedProgram
 from distmc.parallel import processes
 from distmc.spec import Ray
 
@@ -63,10 +63,10 @@ class RayExecutor:
         self._coordinators: list[processes.Coordinator] = []
         # Orders that have not been answered, with rank and number of the worker.
         self._pending: dict[ray.ObjectRef[Any], tuple[m.ToGeneration, int, int]] = {}
-        # Compiled programs by the number of workers they are for, none where each has to compile for itself, and
-        # those on their way here.
+        # Compiled programs by the number of workers they are for, none where each has to compile for itself; and those
+        # on their way here, with the order, the number of the worker that sends it, and that of all workers.
         self._programs: dict[int, list[ray.ObjectRef[Any]]] = {}
-        self._saving: dict[ray.ObjectRef[Any], int] = {}
+        self._saving: dict[ray.ObjectRef[Any], tuple[m.Compile, int, int]] = {}
         self._has_formed = False
         self._known_to_leave: frozenset[int] = frozenset()
         self._refill_at = math.inf
@@ -237,37 +237,40 @@ class RayExecutor:
             self._ask_all(order, "compile", self._programs[size], give_up)
             return
         self._ask(order, 0, "compile", order.generation, [], give_up)
-        saved = self._slots.actor_of(self._members[0].worker).saved_program.remote(order.generation)
-        self._saving[saved] = size
+        first = self._members[0].worker
+        saved = self._slots.actor_of(first).saved_program.remote(order.generation)
+        self._saving[saved] = (order, first, size)
+        # On GPUs XLA lets all processes try kernels together, so that none can compile without the others.
+        program = [] if self._on.num_gpus_per_worker else [saved]
         for member in self._members[1:]:
-            self._ask(order, member.rank, "compile", order.generation, [saved], give_up)
-
-    def _saved(self, reference: "ray.ObjectRef[Any]", size: int) -> None:
-        # If that worker is gone, the first of the next generation will compile.
-        with contextlib.suppress(RayError):
-            program = ray.get(reference)
-            if not isinstance(program, m.Failure):
-                # Kept on this node, which the run cannot do without anyway.
-                self._programs[size] = [] if program is None else [ray.put(program)]
+            self._ask(order, member.rank, "compile", order.generation, program, give_up)
 
     def _answer(self, reference: "ray.ObjectRef[Any]") -> list[m.Event]:
-        if reference in self._saving:
-            self._saved(reference, self._saving.pop(reference))
-            return []
         if reference in self._starting:
             return self._introduced(self._starting.pop(reference), lambda: ray.get(reference))
+        if reference in self._saving:
+            return self._saved(reference, *self._saving.pop(reference))
         order, rank, worker = self._pending.pop(reference)
         try:
             value = ray.get(reference)
         except RayError as error:
             value = _ray_failure(rank, error)
         if isinstance(value, m.Failure):
-            failed = m.WorkerFailed(generation=order.generation, failure=value)
-            # By the time that one of several is heard of, another generation may be on its way, which has to know.
-            return [failed, m.WorkerGone(worker)] if value.kind is m.FailureKind.DEAD else [failed]
+            return _failed(order, worker, value)
         if isinstance(order, m.Collect):
             return [m.ArraysReady(generation=order.generation, arrays=value)]
         return [m.Replied(generation=order.generation, rank=rank, value=value)]
+
+    def _saved(self, reference: "ray.ObjectRef[Any]", order: m.Compile, worker: int, size: int) -> list[m.Event]:
+        try:
+            saved = ray.get(reference)
+        except RayError as error:
+            # It may have answered the order before, and the others wait in vain.
+            return _failed(order, worker, _ray_failure(0, error))
+        if isinstance(saved, SavedProgram):
+            # Kept on this node, which the run cannot do without anyway.
+            self._programs[size] = [] if saved.program is None else [ray.put(saved)]
+        return []
 
     def _introduced(self, worker: int, get: Callable[[], Introduction]) -> list[m.Event]:
         try:
@@ -280,6 +283,12 @@ class RayExecutor:
             worker=worker, node=found.node, pid=found.pid, devices=tuple(found.devices), facts=found.facts
         )
         return [m.WorkerUp(candidate)]
+
+
+def _failed(order: m.ToGeneration, worker: int, failure: m.Failure) -> list[m.Event]:
+    failed = m.WorkerFailed(generation=order.generation, failure=failure)
+    # By the time that one of several is heard of, another generation may be on its way, which has to know.
+    return [failed, m.WorkerGone(worker)] if failure.kind is m.FailureKind.DEAD else [failed]
 
 
 def _ray_failure(rank: int, error: RayError) -> m.Failure:

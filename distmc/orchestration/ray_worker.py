@@ -4,7 +4,7 @@ import dataclasses
 import os
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import ray
 from ray.exceptions import RayError
@@ -45,6 +45,21 @@ class Introduction:
     devices: list[str]
     pid: int
     facts: dict[str, str]
+
+
+class SavedProgram(NamedTuple):
+    """A compiled program on its way to other workers.
+
+    Attributes
+    ----------
+    processor_features : str
+        Of the machine that it was compiled on; on another one it may crash, without a word before.
+    program : bytes or None
+        None if it cannot leave its process.
+    """
+
+    processor_features: str
+    program: bytes | None
 
 
 class WorkerActor:
@@ -125,9 +140,11 @@ class WorkerActor:
             generation, lambda: self._loaded().compile(_handed_over(program, give_up)), with_others=True
         )
 
-    def saved_program(self, generation: int) -> bytes | Failure | None:
+    def saved_program(self, generation: int) -> SavedProgram | Failure:
         """Return the compiled program for other workers."""
-        return self._attempt(generation, lambda: self._loaded().saved_program())
+        return self._attempt(
+            generation, lambda: SavedProgram(machine_facts()["processor features"], self._loaded().saved_program())
+        )
 
     def start(self, generation: int, checkpoint: Checkpoint | None) -> ChunkReport | Failure:
         """Evaluate the starting positions together, which also connects the workers to each other directly."""
@@ -177,7 +194,7 @@ class WorkerActor:
 
 
 def _handed_over(program: "list[ray.ObjectRef[Any]]", give_up: float) -> bytes | None:
-    """Wait for a program that another worker compiles.
+    """Wait for a program that another worker has compiled or compiles; None if this one has to do so itself.
 
     Raises
     ------
@@ -187,9 +204,9 @@ def _handed_over(program: "list[ray.ObjectRef[Any]]", give_up: float) -> bytes |
     if not program:
         return None
     try:
-        saved: bytes | Failure | None = ray.get(program[0], timeout=give_up)
+        saved: SavedProgram | Failure = ray.get(program[0], timeout=give_up)
     except RayError as error:
-        raise LostPeer("waited for the program that the first worker was to compile") from error
+        raise LostPeer("the program that the first worker was to compile for all has not come") from error
     if isinstance(saved, Failure):
-        raise LostPeer("the first worker, which was to compile the program for all, failed")
-    return saved
+        raise LostPeer(f"the first worker, which was to compile for all, failed: {saved.summary}")
+    return saved.program if saved.processor_features == machine_facts()["processor features"] else None

@@ -87,7 +87,7 @@ def compile_program(
     Communication: none.
     """
     lowered = lower_program(spec, model, plan, mesh, shard, constants)
-    options = _CPU_OPTIONS if mesh.devices.flat[0].platform == "cpu" else None
+    options = compiler_options(mesh)
     return CompiledProgram(
         start=lowered.start.compile(options),
         advance=lowered.advance.compile(options),
@@ -95,6 +95,11 @@ def compile_program(
         trace=lowered.trace,
         calls_python="callback" in lowered.start.as_text(),
     )
+
+
+def compiler_options(mesh: Mesh) -> dict[str, str | bool] | None:
+    """Return what XLA is told when it compiles for these devices."""
+    return _CPU_OPTIONS if mesh.devices.flat[0].platform == "cpu" else None
 
 
 def lower_program(

@@ -64,7 +64,7 @@ def _hash(key: Array, high: Array, low: Array) -> tuple[Array, Array]:
 
 
 def _numbered(key: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Return the hash of 0, 1, 2, ... in an array of some shape; that of its place where it has fewer than 2**32."""
+    """Hash the numbers of the places of an array with fewer than 2**32 of them."""
     low = lax.iota(np.uint32, math.prod(shape)).reshape(shape)
     return _hash(key, jnp.zeros_like(low), low)
 

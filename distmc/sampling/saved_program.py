@@ -1,4 +1,4 @@
-"""A compiled program as bytes, so that processes that form another generation need not compile it again.
+"""A compiled program as bytes, so that one process compiles for all, and for those that form another generation.
 
 Tracing and compiling take seconds, loading the bytes a fraction of one. They stay in memory and are sent between the
 processes of one run; nothing of them is written to disk.

@@ -72,7 +72,7 @@ def digest(tree: PyTree) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.ascontiguousarray(leaf)
         hashed.update(f"{_name(path)}:{array.dtype.str}:{array.shape};".encode())
-        hashed.update(array.data)
+        hashed.update(array.reshape(-1).view(np.uint8).data)
     return hashed.hexdigest()
 
 

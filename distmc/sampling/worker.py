@@ -23,7 +23,7 @@ from distmc.model.transforms import Unconstrainer
 from distmc.parallel.logdensity import pack_shard
 from distmc.parallel.mesh import build_mesh, first_to_host, replicate, shard, to_host
 from distmc.parallel.tree import ReductionPlan
-from distmc.sampling.compiled import CompiledProgram, compile_program
+from distmc.sampling.compiled import CompiledProgram, compile_program, compiler_options
 from distmc.sampling.program import Trace
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport, Phase
 from distmc.sampling.rng import seed_key
@@ -139,14 +139,22 @@ class Worker:
             )
             self._key_data = replicate(self._mesh, jax.random.key_data(seed_key(task.spec.seed)))
             self._unconstrainer = Unconstrainer(task.model)
-            self._constrain = jax.jit(jax.vmap(jax.vmap(lambda flat: self._unconstrainer.constrain(flat)[0])))
+            self._constrain = jax.jit(
+                jax.vmap(jax.vmap(lambda flat: self._unconstrainer.constrain(flat)[0])),
+                compiler_options=compiler_options(self._mesh),
+            )
         del self._packed
         own = next(device for device in devices if device.process_index == jax.process_index())
         return CompileReport(rank=self._rank, seconds=time.monotonic() - began, device=own.device_kind)
 
     def saved_program(self) -> bytes | None:
         """Return the compiled program for `compile` in another process; None if it cannot leave this one."""
-        return save_program(self._program)
+        program = self._program
+        try:
+            return save_program(program)
+        except Exception as error:
+            warnings.warn(f"The compiled program cannot be saved, so every worker compiles it: {error}", stacklevel=2)
+            return None
 
     def _loaded(self, saved: bytes | None) -> CompiledProgram | None:
         try:

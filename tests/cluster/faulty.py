@@ -15,7 +15,7 @@ from distmc.errors import StartError
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport, Phase
 from distmc.spec import RunSpec
 
-Kind = Literal["raise", "exit", "drift", "start error", "hang in load", "exit in compile"]
+Kind = Literal["raise", "exit", "drift", "start error", "hang in load", "exit in compile", "exit after compile"]
 
 # What the first worker of all hands on.
 PROGRAM = b"compiled"
@@ -78,6 +78,9 @@ class FaultyWorker:
             time.sleep(1000.0)
 
     def saved_program(self) -> bytes:
+        if self.has("exit after compile"):
+            os._exit(3)
+        assert hasattr(self, "add")
         return PROGRAM
 
     def compile(self, saved: bytes | None = None) -> CompileReport:
@@ -88,6 +91,7 @@ class FaultyWorker:
             os._exit(3)
         # Nobody but the first compiles.
         assert saved == PROGRAM or (saved is None and self.rank == 0)
+        self.has_compiled = saved is None
         assert jax.process_count() == self.num_workers
         mesh = jax.make_mesh((self.num_workers,), ("rows",))
         rows, everywhere = PartitionSpec("rows"), PartitionSpec()
@@ -126,7 +130,7 @@ class FaultyWorker:
             draws={"total": draws},
             unconstrained=draws[..., None],
             stats={"logdensity": draws},
-            state={"pid": np.array(os.getpid()), "total": np.array(self.total)},
+            state={"has_compiled": np.array(self.has_compiled), "total": np.array(self.total)},
         )
         return self.report(phase, self.steps, time.monotonic() - began)
 

@@ -130,6 +130,8 @@ def test_run_goes_on_without_a_killed_worker(watcher: Watcher, rank: int) -> Non
     assert f"process {killed[0]}) died" in lost.cause
     assert resumed.standstill_seconds < SOON
     assert killed[0] not in watcher.pids.values()
+    # Only once in the run did a worker compile.
+    assert [bool(arrays.state["has_compiled"]) for arrays in (watcher.arrays[0], watcher.arrays[-1])] == [True, False]
 
 
 def test_stopped_worker_is_given_up_after_the_hang_timeout(watcher: Watcher) -> None:
@@ -158,8 +160,11 @@ def test_worker_that_hangs_while_loading_is_named_and_replaced(watcher: Watcher,
     assert "fell silent while the run was loading data" in lost.cause
 
 
-def test_those_that_wait_for_a_program_are_not_blamed_for_its_loss(watcher: Watcher, tmp_path: pathlib.Path) -> None:
-    lost_once = faulty.Fault("exit in compile", rank=0, once=tmp_path / "struck")
+@pytest.mark.parametrize("kind", ["exit in compile", "exit after compile"])
+def test_those_that_wait_for_a_program_are_not_blamed_for_its_loss(
+    watcher: Watcher, tmp_path: pathlib.Path, kind: faulty.Kind
+) -> None:
+    lost_once = faulty.Fault(kind, rank=0, once=tmp_path / "struck")
     start(watcher, faulty.build(lost_once))
     assert watcher.committed_steps == 60
     (lost,) = watcher.of(WorkersLost)

@@ -90,9 +90,10 @@ def test_metric_changes_when_a_window_ends_and_only_then(history: Any) -> None:
     _, (learned, _, _) = history
     factor = learned.metric.factor
     changes = np.flatnonzero(np.any(factor[1:] != factor[:-1], axis=1))
-    # On a normal target the first estimate is exact already, so a later one may be the same to the bit.
-    assert changes[0] == WARMUP.schedule.window_ends[0]
-    assert set(changes) <= set(WARMUP.schedule.window_ends)
+    ends = WARMUP.schedule.window_ends
+    # On a normal target the first estimate is exact already, so the next may be the same to the bit. The last is made
+    # in another way, from positions alone.
+    assert {ends[0], ends[-1]} <= set(changes) <= set(ends)
 
 
 def test_windows_start_afresh(history: Any) -> None:

@@ -12,11 +12,14 @@ from distmc.errors import SpecError, StartError
 from distmc.model.density import serial_logdensity
 from distmc.model.transforms import Unconstrainer
 from distmc.samplers import NUTS
+from distmc.sampling import worker as worker_module
 from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.sampling.state import digest
 from distmc.sampling.worker import Worker, WorkerTask, require_enough_blocks
 from distmc.storage.schema import to_groups
 from distmc.types import Checkpoint
+
+pytestmark = pytest.mark.usefixtures("compiled_for_users")
 
 
 def advance(worker: Worker, chunk_length: int, num_steps: int) -> tuple[list[ChunkReport], list[ChunkArrays]]:
@@ -159,6 +162,17 @@ def test_more_workers_than_blocks_are_refused(task: WorkerTask) -> None:
         require_enough_blocks(3, 2)
     with pytest.raises(SpecError, match=r"use at most 64\. More workers need a larger `num_blocks`"):
         require_enough_blocks(65, 64)
+
+
+def test_program_that_cannot_be_saved_is_compiled_by_all(
+    compiled_worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(program: Any) -> bytes:
+        raise ValueError("cannot be serialised")
+
+    monkeypatch.setattr(worker_module, "save_program", refuse)
+    with pytest.warns(UserWarning, match="every worker compiles it: cannot be serialised"):
+        assert compiled_worker.saved_program() is None
 
 
 def test_worker_without_its_peers_does_not_compile(task: WorkerTask) -> None:
