@@ -25,7 +25,7 @@ from distmc.model.transforms import Unconstrainer
 from distmc.parallel.logdensity import pack_shard
 from distmc.parallel.mesh import WORKER_AXIS, build_mesh, replicate
 from distmc.parallel.tree import ReductionPlan
-from distmc.sampling.compiled import lower_program
+from distmc.sampling.compiled import compiler_options, lower_program
 from distmc.spec import Precision, RunSpec
 from distmc.types import NumpyArray
 
@@ -105,7 +105,7 @@ def evaluated(
         packed = [pack_shard(data, blocks, plan, rank, precision) for rank in range(num_workers)]
         over_workers = NamedSharding(mesh, PartitionSpec(WORKER_AXIS))
         shards = jax.tree.map(lambda *parts: jax.device_put(np.concatenate(parts), over_workers), *packed)
-        start = lower_program(spec, model, plan, mesh, shards, {}).start.compile({"xla_cpu_multi_thread_eigen": False})
+        start = lower_program(spec, model, plan, mesh, shards, {}).start.compile(compiler_options(mesh))
         state = start(replicate(mesh, points), shards, {})
         return np.asarray(state.kernel.logdensity), np.asarray(state.kernel.logdensity_grad)
 

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import jax
-import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -14,12 +13,10 @@ from distmc.data.blocks import plan_blocks
 from distmc.parallel.logdensity import pack_shard
 from distmc.parallel.mesh import WORKER_AXIS, build_mesh
 from distmc.parallel.tree import ReductionPlan
-from distmc.samplers import MALA, NUTS, RWMH, ChEES, Sampler, Slice
-from distmc.sampling.compiled import LoweredProgram, compile_program, lower_program
+from distmc.samplers import RWMH, Sampler, Slice
+from distmc.sampling.compiled import LoweredProgram, lower_program
 from distmc.sampling.worker import WorkerTask
 from distmc.spec import Reduction
-
-pytestmark = pytest.mark.usefixtures("compiled_for_users")
 
 COLLECTIVES = ("collective_permute", "all_reduce", "all_gather", "all_to_all", "reduce_scatter", "collective_broadcast")
 
@@ -82,30 +79,3 @@ def test_values_alone_travel_where_there_is_no_gradient(task: WorkerTask, sample
     assert collectives(program.start) == collectives(program.advance) == {"collective_permute": 1}
     (sent,) = re.findall(r"stablehlo\.collective_permute.*?: \(tensor<([^>]*)>\)", program.advance.as_text())
     assert sent == f"{task.spec.num_chains}xf64"
-
-
-# Trees of NUTS differ in size between chains, and a last bit can decide where one turns back.
-@pytest.mark.parametrize("sampler", [ChEES(max_integration_steps=50), MALA(), NUTS()], ids=["ChEES", "MALA", "NUTS"])
-def test_run_on_three_devices_equals_that_on_one(task: WorkerTask, sampler: Sampler) -> None:
-    # In single precision these few rows would be added without rounding, in whatever order.
-    task = dataclasses.replace(task, spec=dataclasses.replace(task.spec, sampler=sampler, precision="float64"))
-    alone, together = run(task, 1), run(task, 3)
-    for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
-        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
-
-
-def run(task: WorkerTask, num_workers: int) -> Any:
-    """Return the state and the draws after 70 steps on devices of this process."""
-    blocks = plan_blocks(task.data, task.spec.num_blocks)
-    plan = ReductionPlan(num_blocks=blocks.num_blocks, num_workers=num_workers)
-    shards = [pack_shard(task.data, blocks, plan, rank, task.spec.precision_in_force) for rank in range(num_workers)]
-    mesh = build_mesh(jax.devices()[:num_workers])
-    everywhere, on_mesh = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(WORKER_AXIS))
-    with jax.enable_x64(True):
-        shard = jax.device_put(jax.tree.map(lambda *pieces: np.concatenate(pieces), *shards), on_mesh)
-        program = compile_program(task.spec, task.model, plan, mesh, shard, {})
-        # The compiler neither splits nor copies what the program says.
-        assert collectives(program.advance).get("collective_permute", 0) == plan.num_hops
-        start, *settings = jax.device_put((task.start, np.array([0, 7], np.uint32), np.int32(70)), everywhere)
-        key_data, num_steps = settings
-        return program.advance(key_data, program.start(start, shard, {}), num_steps, shard, {})
