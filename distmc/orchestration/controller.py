@@ -14,7 +14,7 @@ same digest; its arrays are then fetched, and written while the workers already 
 failure the next generation goes on from the last chunk on disk, and so computes the same draws.
 """
 
-import dataclasses
+import math
 from collections.abc import Sequence
 
 from distmc.errors import CapacityError
@@ -78,9 +78,9 @@ class Controller:
         self._last_heard = 0.0
         self._deadline = 0.0
         self._gather_until: float | None = None  # When a generation is formed even if others are late.
+        self._parting_patience = math.inf  # Seconds that members have to come back from the generation before.
         self._pace = Pace()
-        self._stop_reason = ""
-        self._stopped_in = State.PENDING
+        self._stop_reason, self._stopped_in = "", State.PENDING
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -211,10 +211,10 @@ class Controller:
             return self._drifted(odd, reports[0], now)
         report = reports[0]
         self._last_step = report.step
+        self._pace.note(reports)
         if self.state is State.STARTING:
             # The start holds no draws, so there is nothing to fetch or write.
             return [*self._sampling_began(now), *self._advance(now)]
-        self._pace.note(reports)
         self._chunk_length = policies.next_chunk_length(self._chunk_length, reports)
         self.pipeline.agree(report)
         return [m.Collect(self.generation, self.pipeline.collector, report.chunk), *self._advance(now)]
@@ -271,10 +271,9 @@ class Controller:
     def _shall_regroup(self, now: float) -> bool:
         if not self.membership.is_enough:
             return False
-        if self.membership.leaving_members:
-            return True
-        steps_left = self._num_steps - self._last_step
-        return self._pace.growth_pays(len(self.members), self.membership.size_if_formed, steps_left, now)
+        steps_left, possible = self._num_steps - self._last_step, self.membership.size_if_formed
+        is_worth_it = self._pace.growth_pays(len(self.members), possible, steps_left, now)
+        return is_worth_it or bool(self.membership.leaving_members)
 
     def _regroup(self, now: float) -> list[m.Action]:
         """Let members leave that will be gone soon, and newcomers join; nothing is computed twice."""
@@ -300,6 +299,12 @@ class Controller:
         lost = self.membership.workers_of(lost_ranks(failures))
         return [told, *self._next_generation(lost, reason, now, policies.REPLACEMENT_SECONDS)]
 
+    def _replace_stuck(self, now: float) -> list[m.Action]:
+        """Go on without those that have not come back from an exchange that the last failure broke off."""
+        stuck = sorted(self._owing())
+        reason = verdicts.with_stuck(self._reason, stuck, self.members)
+        return self._next_generation(self.membership.workers_of(stuck), reason, now, policies.REPLACEMENT_SECONDS)
+
     def _next_generation(self, without: Sequence[int], reason: str, now: float, patience: float) -> list[m.Action]:
         """Let others take the places of `without`, and go on with fewer when they have not come after `patience`."""
         self.membership.want(len(self.members) if patience else self.membership.size_if_formed)
@@ -310,6 +315,7 @@ class Controller:
         self.state = State.ACQUIRING
         self._reason = reason
         self._replies = None
+        self._parting_patience = policies.parting_patience(self._triage.failed_in, self._pace.longest_chunk)
         self._triage = Triage()
         self._gather_until = now + patience if self._keeps_processes else None
         stage = [] if self.membership.is_complete else [self._journal.stage("starting workers", now)]
@@ -340,21 +346,17 @@ class Controller:
         patience = policies.patience(self._triage.failed_in, self._hang_timeout)
         failures = self._triage.with_silent(self._owing(), now - self._last_heard, patience)
         cause = policies.root_cause(failures)
-        return self._recover(cause, failures, self._error(cause, failures), now)
+        error = verdicts.failure(cause, failures, self.members, self._triage.failed_in, self.pipeline.checkpoint)
+        return self._recover(cause, failures, error, now)
 
     def _drifted(self, odd: Sequence[int], report: ChunkReport, now: float) -> list[m.Action]:
         facts = self.membership.facts_that_differ(odd)
         error = verdicts.drift(odd, report, self.members, self.pipeline.checkpoint, facts)
-        cause = m.Failure(rank=odd[0], kind=m.FailureKind.DRIFT, summary=str(error).split(". ")[0], error=error)
+        summary = str(error).split(". ")[0]
+        failures = [m.Failure(rank=rank, kind=m.FailureKind.DRIFT, summary=summary, error=error) for rank in odd]
         self._pace.pause(now)
         self._triage.begin(self.state, now)
-        return self._recover(cause, [dataclasses.replace(cause, rank=rank) for rank in odd], error, now)
-
-    def _error(self, cause: m.Failure, failures: Sequence[m.Failure]) -> Exception:
-        num_workers = len(self.members) or self.membership.most
-        return verdicts.failure(
-            cause, failures, self.members, num_workers, self._triage.failed_in, self.pipeline.checkpoint
-        )
+        return self._recover(failures[0], failures, error, now)
 
     def _owing(self) -> set[int]:
         """Return the ranks that have an answer to give."""
@@ -368,10 +370,10 @@ class Controller:
                 return self._conclude(now) if self._triage.is_over(now) else []
             case State.STOPPING:
                 return self._cancel(now) if now >= self._deadline else []
-            case State.ACQUIRING:
+            case State.PENDING | State.ACQUIRING:
                 return self._gather(now)
-            case State.PENDING:
-                return []
+            case State.MEETING if now - self._last_heard >= self._parting_patience:
+                return self._replace_stuck(now)
         if now - self._last_heard < policies.patience(self.state, self._hang_timeout):
             return []
         self._pace.pause(now)

@@ -8,9 +8,16 @@ GROWTH_SECONDS = 10.0
 
 
 class Pace:
-    """Keeps the times of a run; all are seconds on one clock that never goes back."""
+    """Keeps the times of a run; all are seconds on one clock that never goes back.
+
+    Attributes
+    ----------
+    longest_chunk : float
+        What the longest chunk, or start, has taken.
+    """
 
     def __init__(self) -> None:
+        self.longest_chunk = 0.0
         self._paused_at: float | None = None
         self._formed_at = 0.0
         self._running_since = 0.0
@@ -44,8 +51,9 @@ class Pace:
         return cost
 
     def note(self, reports: Collection[ChunkReport]) -> None:
-        """Take notice of a chunk, which the slowest worker has timed best."""
+        """Take notice of a chunk, or of a start, which the slowest worker has timed best."""
         self._step_seconds = max(report.seconds / max(1, report.num_steps) for report in reports)
+        self.longest_chunk = max(self.longest_chunk, *(report.seconds for report in reports))
 
     def growth_pays(self, num_workers: int, num_possible: int, steps_left: int, now: float) -> bool:
         """Say whether forming a generation of `num_possible` workers costs less than it is expected to save.

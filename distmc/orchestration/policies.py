@@ -19,6 +19,8 @@ GATHERING_SECONDS = 5.0
 REPLACEMENT_SECONDS = 4.0
 # `ray job stop` allows three seconds.
 SAVING_SECONDS = 2.0
+# Workers notice within milliseconds that another is lost, but on a busy machine even that takes a while.
+PARTING_SECONDS = 5.0
 
 # Loading and compiling may rightly take much longer than a chunk.
 _SETUP = frozenset({State.FORMING, State.LOADING, State.COMPILING})
@@ -69,6 +71,23 @@ def next_chunk_length(current: int, reports: Collection[ChunkReport]) -> int:
 def patience(state: State, hang_timeout_seconds: float) -> float:
     """Return the seconds of silence after which workers are given up that should answer in `state`."""
     return hang_timeout_seconds * (_SETUP_PATIENCE if state in _SETUP else 1.0)
+
+
+def parting_patience(failed_in: State, longest_chunk_seconds: float) -> float:
+    """Return the seconds in which workers have to come back after another one was lost.
+
+    Those that take steps find out when they next exchange something, which is a gradient away and so less than a
+    chunk. One that was in the middle of a message may never be told: gloo forgets it, and it waits for as long as for
+    a silent worker. In other states there is no such limit.
+
+    Parameters
+    ----------
+    failed_in : State
+        What the run was doing.
+    longest_chunk_seconds : float
+        What the longest chunk or start so far has taken; the next may have `MAX_GROWTH` times the steps.
+    """
+    return max(PARTING_SECONDS, MAX_GROWTH * longest_chunk_seconds) if failed_in is State.RUNNING else math.inf
 
 
 def handover_patience(hang_timeout_seconds: float) -> float:

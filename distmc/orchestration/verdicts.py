@@ -25,7 +25,6 @@ def failure(
     cause: Failure,
     failures: Sequence[Failure],
     members: Sequence[Member],
-    num_workers: int,
     failed_in: State,
     kept: Checkpoint | None,
 ) -> Exception:
@@ -38,9 +37,7 @@ def failure(
     failures : sequence of Failure
         All that is known, the root cause included.
     members : sequence of Member
-        The workers by rank; empty when they were not all up yet.
-    num_workers : int
-        Workers of the run.
+        The workers by rank.
     failed_in : State
         What the run was doing.
     kept : Checkpoint or None
@@ -54,18 +51,18 @@ def failure(
     if cause.kind is FailureKind.INPUT and isinstance(cause.error, InputError):
         return cause.error
     alike = [other.rank for other in failures if other.kind is cause.kind and other.rank != cause.rank]
-    everyone = len(alike) + 1 == num_workers > 1
+    everyone = len(alike) + 1 == len(members) > 1
     if cause.kind is FailureKind.SILENT and everyone:
         # Nobody can be told from the others when all of them wait.
-        what, rank = f"All {num_workers} workers fell silent", None
+        what, rank = f"All {len(members)} workers fell silent", None
     else:
-        what, rank = f"{_name(cause.rank, members, num_workers)} {cause.kind.value}", cause.rank
+        what, rank = f"{_name(cause.rank, members)} {cause.kind.value}", cause.rank
         if alike:
             what += f" (as did {_ranks(alike)})"
     error = WorkerError(
         f"{what} while the run was {failed_in.value}: {cause.summary}. {_kept(kept)} {_ADVICE[cause.kind]}",
         rank=rank,
-        node=None if rank is None else _node(rank, members),
+        node=None if rank is None else members[rank].node,
         remote_traceback=cause.traceback,
     )
     if cause.error is not None:
@@ -80,8 +77,14 @@ def in_words(cause: Failure, members: Sequence[Member], failed_in: State) -> str
     if cause.kind is FailureKind.DRIFT:
         # Who differs from whom is said there, as far as it is known.
         return cause.summary
-    who = _name(cause.rank, members, len(members))
+    who = _name(cause.rank, members)
     return f"{who} {cause.kind.value} while the run was {failed_in.value}: {cause.summary}"
+
+
+def with_stuck(reason: str, ranks: Sequence[int], members: Sequence[Member]) -> str:
+    """Add to the root cause of a failure which workers did not come back from it."""
+    who = " and ".join(f"process {members[rank].pid} (node {members[rank].node})" for rank in ranks)
+    return f"{reason}; {who} did not come back from the exchange that this broke off"
 
 
 def with_kept(message: str, kept: Checkpoint | None) -> str:
@@ -145,7 +148,7 @@ def drift(
     if not is_known:
         who = "The workers do not agree, and no majority tells which of them is wrong"
     else:
-        who = f"Worker {', '.join(f'{rank} (node {_node(rank, members)})' for rank in odd)} differs from the others"
+        who = f"Worker {', '.join(f'{rank} (node {members[rank].node})' for rank in odd)} differs from the others"
     nodes = ", ".join(sorted({member.node for member in members}))
     found = f"They differ in: {'; '.join(differences)}." if differences else "Nothing known of their machines differs."
     return DriftError(
@@ -153,18 +156,12 @@ def drift(
         f"{report.step} (chunk {report.chunk}). {_kept(kept)} {found} The usual reasons are nodes with different "
         f"processors, GPUs or library versions, and faulty memory; use nodes of one kind. Nodes of this run: {nodes}.",
         rank=odd[0] if is_known else None,
-        node=_node(odd[0], members) if is_known else None,
+        node=members[odd[0]].node if is_known else None,
     )
 
 
-def _name(rank: int, members: Sequence[Member], num_workers: int) -> str:
-    if not members:
-        return f"Worker {rank} of {num_workers}"
-    return f"Worker {rank} of {num_workers} (node {members[rank].node}, process {members[rank].pid})"
-
-
-def _node(rank: int, members: Sequence[Member]) -> str | None:
-    return members[rank].node if members else None
+def _name(rank: int, members: Sequence[Member]) -> str:
+    return f"Worker {rank} of {len(members)} (node {members[rank].node}, process {members[rank].pid})"
 
 
 def _ranks(ranks: Sequence[int]) -> str:

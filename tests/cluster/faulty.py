@@ -15,7 +15,7 @@ from distmc.errors import StartError
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport, Phase
 from distmc.spec import RunSpec
 
-Kind = Literal["raise", "exit", "drift", "start error", "hang in load", "exit in compile", "exit after compile"]
+Kind = Literal["raise", "exit", "drift", "start error", "hang in load", "exit in compile", "exit after compile", "deaf"]
 
 # What the first worker of all hands on.
 PROGRAM = b"compiled"
@@ -147,9 +147,18 @@ class FaultyWorker:
         if self.has("exit"):
             os._exit(3)
         time.sleep(self.step_seconds)
-        self.total += float(np.asarray(self.add(self.local).addressable_data(0))[0])
+        self.exchange()
         if self.has("drift"):
             self.total += 1e-9
+
+    def exchange(self) -> None:
+        try:
+            self.total += float(np.asarray(self.add(self.local).addressable_data(0))[0])
+        except Exception:
+            if self.has("deaf"):
+                # As gloo does when a connection ends in the middle of a message.
+                time.sleep(1000.0)
+            raise
 
     def has(self, kind: Kind) -> bool:
         fault = self.fault

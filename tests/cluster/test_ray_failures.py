@@ -12,6 +12,7 @@ import faulty
 import pytest
 
 from distmc.errors import CapacityError, DriftError, Interrupted, ModelError, StartError, WorkerError
+from distmc.orchestration import policies
 from distmc.orchestration.events import ChunkCommitted, RunEnded, RunEvent, SamplingResumed, WorkersLost, WorkersStarted
 from distmc.orchestration.session import run
 from distmc.sampling.reports import ChunkArrays, ChunkReport
@@ -102,6 +103,26 @@ def test_exception_that_comes_again_is_the_root_cause(watcher: Watcher) -> None:
     assert "one_step" in caught.value.remote_traceback
     assert 0 < watcher.committed_steps <= 30
     assert f"step {watcher.committed_steps} " in str(caught.value)
+
+
+def test_worker_that_is_not_told_of_a_loss_is_replaced(watcher: Watcher, tmp_path: pathlib.Path) -> None:
+    first: dict[int, int] = {}
+
+    def kill(chunk: int) -> None:
+        if chunk == 5:
+            first.update(watcher.pids)
+            os.kill(first[0], signal.SIGKILL)
+
+    watcher.on_chunk = kill
+    deaf = faulty.Fault("deaf", rank=2, once=tmp_path / "once")
+    start(watcher, faulty.build(deaf, step_seconds=0.02), faulty.task(num_draws=100))
+    assert watcher.totals == [6.0 * step for step in range(1, 121)]
+    (lost,), (resumed,) = watcher.of(WorkersLost), watcher.of(SamplingResumed)
+    assert f"process {first[0]}) died" in lost.cause
+    _, _, last = watcher.of(WorkersStarted)
+    assert last.reason.startswith(f"{lost.cause}; process {first[2]} ")
+    assert {first[0], first[2]}.isdisjoint(watcher.pids.values())
+    assert policies.PARTING_SECONDS < resumed.standstill_seconds < SOON
 
 
 def test_worker_that_exits_at_the_same_place_again_and_again_ends_the_run(watcher: Watcher) -> None:

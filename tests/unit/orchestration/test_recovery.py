@@ -108,6 +108,55 @@ def test_worker_that_raised_stays_and_is_asked_once_more() -> None:
     assert "the same words" in str(error)
 
 
+def lose_one_and_hear_of_another(chunk_seconds: float) -> Controller:
+    """Let worker 1 be replaced after it is lost; worker 0 is told, of worker 2 nothing is heard from then on."""
+    control = running(controller(fewest=2))
+    for rank in range(3):
+        control.handle(replied(rank, report(1, 1, rank, seconds=chunk_seconds)), 10.0)
+    commit(control, 1, 10.0)
+    control.handle(failed(1, Kind.DEAD, "killed"), 10.0)
+    control.handle(up(20), 11.0)
+    assert control.state is State.MEETING
+    for rank, member in enumerate(control.members):
+        if member.worker != MEMBERS[2].worker:
+            control.handle(replied(rank, generation=1), 12.0)
+    return control
+
+
+def test_worker_stuck_in_an_exchange_that_was_broken_off_is_replaced() -> None:
+    control = lose_one_and_hear_of_another(chunk_seconds=1.0)
+    assert control.handle(m.Tick(), 16.9) == []
+    actions = control.handle(m.Tick(), 17.0)
+    assert released(actions) == [MEMBERS[2].worker]
+    started, _, _ = control.handle(up(21), 18.0)
+    assert isinstance(started, m.Tell)
+    assert isinstance(started.event, WorkersStarted)
+    # The root cause comes first.
+    cause, addition = started.event.reason.split("; ")
+    assert cause.startswith("Worker 1 of 3 (node 10.0.0.1, process 101) died")
+    assert addition.startswith("process 102 (node 10.0.0.2) did not come back")
+    # Nobody is taken for stuck a second time, and it counts as no other failure.
+    control.handle(m.Tick(), 18.0 + 0.9 * HANG_TIMEOUT)
+    assert control.generation == 2
+    for _ in range(4):
+        all_reply(control)
+    resumed, _, _ = all_reply(control, chunk=1, step=1, now=20.0)
+    assert resumed == m.Tell(SamplingResumed(generation=2, standstill_seconds=10.0, steps_repeated=1))
+
+
+def test_worker_that_may_still_compute_is_not_taken_for_stuck() -> None:
+    control = lose_one_and_hear_of_another(chunk_seconds=8.0)
+    assert control.handle(m.Tick(), 27.9) == []
+    assert released(control.handle(m.Tick(), 28.0)) == [MEMBERS[2].worker]
+
+
+def test_worker_that_still_compiles_is_not_taken_for_stuck() -> None:
+    control = in_state(State.COMPILING)
+    control.handle(failed(1, Kind.APPLICATION), 0.0)
+    assert control.state is State.MEETING
+    assert control.handle(m.Tick(), 0.9 * HANG_TIMEOUT) == []
+
+
 def test_failures_are_forgiven_once_a_chunk_is_committed() -> None:
     control = running(controller())
     for generation in range(5):
