@@ -4,6 +4,7 @@ What storage and diagnostics offer as it is (`open_run`, `read_data`, `summarise
 written; see ``distmc/__init__.py``. Both are loaded when they are first used, so that ``import distmc`` stays quick.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -130,6 +131,9 @@ def sample(
     try:
         prepared.execute(temporary, progress=progress, callback=callback)
     except BaseException as error:
+        with contextlib.suppress(OSError):
+            # It is gone already, or empty, if nothing was committed.
+            os.rmdir(temporary)
         if os.path.exists(temporary):
             error.add_note(f"The committed draws are in `{temporary}`; `distmc.open_run` reads them.")
         raise

@@ -15,6 +15,8 @@ from distmc.testing import conformance
 from distmc.testing.cases import KernelCase, trajectory_parameters
 from distmc.types import Array
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 HMC = KernelCase(name="HMC", build_kernel=hmc.build_kernel, parameters=trajectory_parameters(0.9, 2))
 
 
