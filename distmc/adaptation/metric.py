@@ -132,7 +132,7 @@ def estimate_scale(window: Window, previous: Metric, has_arrived: Array | bool) 
     moves, _ = _informed(window)
     scale = jnp.where(moves, _deviation(window.position), 1.0)
     if window.grad is not None:
-        pulls = has_spread(window.grad) & ~(has_arrived & _has_plenty(window.position.count, scale.size))
+        pulls = has_spread(window.grad) & ~positions_say_all(window, has_arrived)
         scale = jnp.where(pulls, jnp.sqrt(scale / jnp.where(pulls, _deviation(window.grad), 1.0)), scale)
     factor = previous.factor
     return jnp.where(moves, scale, factor if factor.ndim == 1 else jnp.sqrt(jnp.sum(factor**2, axis=1)))
@@ -144,8 +144,8 @@ def dense_metric(window: Window, scale: Array, has_arrived: Array | bool) -> Met
     # Factor matrices of scaled coordinates: entries near 1 whatever the scales.
     spread = _standardised(window.position, 1.0 / scale, moves)
     grad_spread = None if window.grad is None else _standardised(window.grad, scale, pulls)
-    positions_say_all = has_arrived & _has_plenty(window.position.count, scale.size)
-    factor = scale[:, None] * standard_factor(spread, grad_spread, window.position.count, positions_say_all)
+    is_enough = positions_say_all(window, has_arrived)
+    factor = scale[:, None] * standard_factor(spread, grad_spread, window.position.count, is_enough)
     diagonal = Metric(jnp.diag(scale), jnp.diag(1.0 / scale))
     metric: Metric = _if_finite(Metric(factor, invert_lower(factor)), diagonal)
     return metric
@@ -162,8 +162,8 @@ def low_rank_metric(window: Window, scale: Array, has_arrived: Array | bool, ran
     scales = jnp.where(moves, 1.0 / scale, 0.0), jnp.where(pulls, scale, 0.0)
     subspace = leading_subspace(window, *scales, num_directions)
     # Chosen from all directions, the leading ones differ by chance as much as the draws are few for all of them.
-    positions_say_all = has_arrived & _has_plenty(subspace.count, scale.size)
-    factor = standard_factor(subspace.spread, subspace.grad_spread, subspace.count, positions_say_all)
+    is_enough = has_arrived & _has_plenty(subspace.count, scale.size)
+    factor = standard_factor(subspace.spread, subspace.grad_spread, subspace.count, is_enough)
     is_needed = ~_is_within(factor @ factor.T, 1.0 / _NOT_WORTH_IT, _NOT_WORTH_IT)
     stretch = Stretch(subspace.basis, factor, invert_lower(factor), is_needed)
     return Metric(scale, 1.0 / scale, _if_finite(stretch, _no_stretch(*subspace.basis.shape)))
@@ -175,7 +175,7 @@ def _no_stretch(num_dimensions: int, size: int) -> Stretch:
 
 
 def standard_factor(
-    spread: Array, grad_spread: Array | None, num_draws: Array, positions_say_all: Array | bool = False
+    spread: Array, grad_spread: Array | None, num_draws: Array, without_grad: Array | bool = False
 ) -> Array:
     """Return a lower triangular ``F`` such that ``F F'`` estimates the covariance of a target with scales near 1.
 
@@ -186,7 +186,7 @@ def standard_factor(
         shrunk: by half where there are as many draws as dimensions, hardly at all where there are ten times as many.
     num_draws : float64 scalar
         That both were estimated from. The fewer, the heavier the ridge that keeps both definite.
-    positions_say_all : bool scalar
+    without_grad : bool scalar
         Whether to leave gradients out.
     """
     size = spread.shape[0]
@@ -198,7 +198,12 @@ def standard_factor(
     factor = cholesky(spread + ridge)
     # The geometric mean of A = L L' and the inverse of B is L inv(root(L' B L)) L'.
     mean_factor = factor @ cholesky(inverse_root(factor.T @ (grad_spread + ridge) @ factor))
-    return jnp.where(positions_say_all, factor, mean_factor)
+    return jnp.where(without_grad, factor, mean_factor)
+
+
+def positions_say_all(window: Window, has_arrived: Array | bool) -> Array:
+    """Tell whether a window's positions alone say better what the target is like than gradients do, a bool scalar."""
+    return has_arrived & _has_plenty(window.position.count, window.position.mean.size)
 
 
 def _has_plenty(num_draws: Array, num_dimensions: int) -> Array:

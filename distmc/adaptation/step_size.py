@@ -64,12 +64,28 @@ def start_step_size(step_size: Array, optimism: float) -> StepSizeState:
     return StepSizeState(log_step_size, log_step_size, zero, zero, log_step_size + jnp.log(optimism))
 
 
-def update_step_size(state: StepSizeState, pooled_rate: Array, target_rate: float) -> StepSizeState:
-    """Move the step size towards the one with the target acceptance rate; both rates are scalars."""
+def update_step_size(
+    state: StepSizeState, pooled_rate: Array, target_rate: float, longest: Array | float = jnp.inf
+) -> StepSizeState:
+    """Move the step size towards the one with the target acceptance rate.
+
+    Parameters
+    ----------
+    state : StepSizeState
+        So far.
+    pooled_rate : float64 scalar
+        Of the last step.
+    target_rate : float
+    longest : float64 scalar
+        Where the search ends: longer steps are never taken, so that their rate is not seen.
+    """
     count = state.count + 1.0
     weight = 1.0 / (count + _EARLY_STEPS)
     mean_error = (1.0 - weight) * state.mean_error + weight * (target_rate - pooled_rate)
-    log_step_size = state.log_center - jnp.sqrt(count) / _REGULARISATION * mean_error
+    # The limit is put on the error, so that a search that has reached it can turn back at once.
+    pace = jnp.sqrt(count) / _REGULARISATION
+    mean_error = jnp.maximum(mean_error, (state.log_center - jnp.log(longest)) / pace)
+    log_step_size = state.log_center - pace * mean_error
     share = count**-_DECAY
     log_average = share * log_step_size + (1.0 - share) * state.log_average
     return StepSizeState(log_step_size, log_average, mean_error, count, state.log_center)

@@ -22,6 +22,8 @@ from distmc.types import Array
 
 _OPTIMISER = optax.adam(learning_rate=0.025, b1=0.0, b2=0.95)
 _LOWEST_RATE = 1e-4
+# A trajectory of three steps and a rounding error has three steps, not four.
+_SLACK = 1e-9
 
 
 class TrajectoryInfo(Protocol):
@@ -155,9 +157,13 @@ class TrajectoryRule:
         known, log_length_grad = self.criterion.gradient(state.criterion, trajectories, target, pooling)
         return ascend(state, log_length_grad, self.min_length)._replace(criterion=known)
 
-    def num_integration_steps(self, step: Array, length: Array, step_size: Array) -> Array:
-        """Return the number of integration steps of a step's trajectories; see `jittered_steps`."""
+    def divide(self, step: Array, length: Array, step_size: Array) -> tuple[Array, Array]:
+        """Return number and size of the integration steps of a step's trajectories; see `jittered_steps`."""
         return jittered_steps(step, length, step_size, self.jitter, self.max_integration_steps)
+
+    def longest(self, state: TrajectoryState) -> Array:
+        """Return the integration time that no trajectory exceeds, a float64 scalar."""
+        return (1.0 + self.jitter) * jnp.exp(state.log_length)
 
 
 def ascend(state: TrajectoryState, log_length_grad: Array, min_length: float = 0.0) -> TrajectoryState:
@@ -170,23 +176,34 @@ def ascend(state: TrajectoryState, log_length_grad: Array, min_length: float = 0
     return TrajectoryState(log_length, log_average, count, optimiser, state.criterion)
 
 
-def jittered_steps(step: Array, length: Array, step_size: Array, jitter: float, max_integration_steps: int) -> Array:
-    """Return the number of integration steps of a step's trajectories, an int32 scalar of at least 1.
+def jittered_steps(
+    step: Array, length: Array, step_size: Array, jitter: float, max_integration_steps: int
+) -> tuple[Array, Array]:
+    """Divide a trajectory into as few integration steps as a step size allows.
 
     Parameters
     ----------
     step : integer scalar
         Number of the step in the run; it decides the jitter, so that no state is needed.
     length, step_size : float64 scalar
-        Mean integration time, and time of one integration step.
+        Mean integration time, and the longest that one integration step may take.
     jitter : float
         The length is multiplied by a number in ``[1 - jitter, 1 + jitter]``.
     max_integration_steps : int
-        Upper limit.
+        Upper limit; trajectories that need more end early.
+
+    Returns
+    -------
+    num_integration_steps : int32 scalar
+        At least 1.
+    step_size : float64 scalar
+        That makes them end where they should. Where one step is enough for the whole trajectory it is all of the
+        jitter: steps of one size would always turn by one angle.
     """
     factor = 1.0 - jitter + 2.0 * jitter * van_der_corput(step)
-    wanted = jnp.round(factor * length / step_size)
-    return jnp.clip(wanted, 1.0, float(max_integration_steps)).astype(jnp.int32)
+    wanted = factor * length
+    count = jnp.clip(jnp.ceil((1.0 - _SLACK) * wanted / step_size), 1.0, float(max_integration_steps))
+    return count.astype(jnp.int32), jnp.minimum(step_size, wanted / count)
 
 
 def van_der_corput(index: Array) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 
 from distmc.adaptation.metric import MetricRule
 from distmc.adaptation.pooling import Pooling, chains_in_company
+from distmc.adaptation.pull import estimate_pull
 from distmc.adaptation.step_size import (
     StepSizeState,
     harmonic_mean_rate,
@@ -23,6 +24,7 @@ from distmc.adaptation.step_size import (
 from distmc.adaptation.trajectory import Trajectories, TrajectoryRule, TrajectoryState
 from distmc.kernels.base import GradientState, StepParameters, Target, TrajectoryParameters
 from distmc.kernels.metrics import Metric
+from distmc.kernels.pull import Pull, no_pull
 from distmc.spec import Schedule
 from distmc.types import Array
 
@@ -31,6 +33,8 @@ STEPS_BEFORE_METRIC = 16.0
 # The first guess of the step size is far too small where chains start far out; that for whitened coordinates is good.
 _OPTIMISM_AT_START = 10.0
 _OPTIMISM_WHEN_WHITENED = 2.0
+# The average that counts in the end remembers how the search began; this lets it come to the longest trajectory.
+_BEYOND_LONGEST = 2.0
 
 State = TypeVar("State")
 
@@ -47,12 +51,15 @@ class WarmupState(NamedTuple):
         What the current window has seen.
     metric : Metric
         In force.
+    pull : Pull or ()
+        In force; nothing for kernels without trajectories.
     """
 
     step_size: StepSizeState
     trajectory: TrajectoryState | tuple[()]
     window: Any
     metric: Metric
+    pull: Pull | tuple[()]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +101,8 @@ class Warmup:
     def init(self, state: Any) -> WarmupState:
         """Return the state before the first step."""
         step_size = start_step_size(self.guess_step_size(state), _OPTIMISM_AT_START)
-        return self._begin(step_size, self.metric.first(), self.metric.nothing(state))
+        pull = no_pull(self.metric.num_dimensions)
+        return self._begin(step_size, self.metric.first(), pull, self.metric.nothing(state))
 
     def parameters(self, state: WarmupState, step: Array) -> StepParameters | TrajectoryParameters:
         """Return the kernel's parameters for a step, counted from the start of the run."""
@@ -102,10 +110,11 @@ class Warmup:
         step_size = jnp.exp(jnp.where(is_adapting, state.step_size.log_step_size, state.step_size.log_average))
         if self.trajectory is None or not isinstance(state.trajectory, TrajectoryState):
             return StepParameters(step_size, state.metric)
+        assert isinstance(state.pull, Pull)
         learned = jnp.where(is_adapting, state.trajectory.log_length, state.trajectory.log_average)
         length = jnp.where(self.is_metric_known(step), jnp.exp(learned), STEPS_BEFORE_METRIC * step_size)
-        num_integration_steps = self.trajectory.num_integration_steps(step, length, step_size)
-        return TrajectoryParameters(step_size, num_integration_steps, state.metric)
+        num_integration_steps, step_size = self.trajectory.divide(step, length, step_size)
+        return TrajectoryParameters(step_size, num_integration_steps, state.metric, state.pull)
 
     def update(
         self, state: WarmupState, step: Array, parameters: Any, before: Any, after: Any, info: Any
@@ -123,29 +132,34 @@ class Warmup:
     ) -> WarmupState:
         weight = chains_in_company(after.logdensity, self.pooling)
         pooled_rate = self.pool_rates(info.acceptance_rate, self.target_acceptance_rate, weight, self.pooling)
-        trajectory = state.trajectory
+        trajectory, longest = state.trajectory, jnp.asarray(jnp.inf, jnp.float64)
         if self.trajectory is not None and isinstance(trajectory, TrajectoryState):
+            limit = _BEYOND_LONGEST * self.trajectory.longest(trajectory)
+            longest = jnp.where(self.is_metric_known(step), limit, longest)
             time = parameters.step_size * parameters.num_integration_steps
             trajectories = Trajectories(before.position, info, state.metric, time, weight)
             learned = self.trajectory.update(trajectory, trajectories, self.target, self.pooling)
             trajectory = where(self.is_metric_known(step), learned, trajectory)
         is_counted = step >= self.schedule.initial_buffer
         return WarmupState(
-            step_size=update_step_size(state.step_size, pooled_rate, self.target_acceptance_rate),
+            step_size=update_step_size(state.step_size, pooled_rate, self.target_acceptance_rate, longest),
             trajectory=trajectory,
             window=where(is_counted, self.metric.add(state.window, after, weight), state.window),
             metric=state.metric,
+            pull=state.pull,
         )
 
     def _renew_metric(self, state: WarmupState, has_arrived: Array) -> WarmupState:
-        """Put the window's metric in force and start step size, trajectory and the next window afresh."""
+        """Put the window's metric and pull in force and start step size, trajectory and the next window afresh."""
         step_size = start_step_size(jnp.asarray(self.whitened_step_size, jnp.float64), _OPTIMISM_WHEN_WHITENED)
         metric = self.metric.estimate(state.window, state.metric, has_arrived)
-        return self._begin(step_size, metric, jax.tree.map(jnp.zeros_like, state.window))
+        pull = estimate_pull(state.window, metric, has_arrived)
+        return self._begin(step_size, metric, pull, jax.tree.map(jnp.zeros_like, state.window))
 
-    def _begin(self, step_size: StepSizeState, metric: Metric, window: Any) -> WarmupState:
-        trajectory = () if self.trajectory is None else self.trajectory.init(self.metric.num_dimensions)
-        return WarmupState(step_size, trajectory, window, metric)
+    def _begin(self, step_size: StepSizeState, metric: Metric, pull: Pull, window: Any) -> WarmupState:
+        if self.trajectory is None:
+            return WarmupState(step_size, (), window, metric, ())
+        return WarmupState(step_size, self.trajectory.init(self.metric.num_dimensions), window, metric, pull)
 
     def is_metric_known(self, step: Array) -> Array:
         """Tell whether a metric has been learned before a step, a bool scalar."""

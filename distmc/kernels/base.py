@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from distmc.kernels.metrics import Metric
+from distmc.kernels.pull import Pull
 from distmc.types import Array
 
 # An energy error of a thousand means that the integrator has left the trajectory (Betancourt 2017, Stan).
@@ -112,11 +113,14 @@ class TrajectoryParameters(NamedTuple):
         At least 1.
     metric : Metric
         Scales of the target.
+    pull : Pull or None
+        What is known of its force; kernels whose trajectories do not follow the force have no use for it.
     """
 
     step_size: Array
     num_integration_steps: Array
     metric: Metric
+    pull: Pull | None = None
 
 
 class TreeParameters(NamedTuple):

@@ -2,11 +2,13 @@
 
 Every chain runs a leapfrog trajectory with the same number of integration steps and the same step size, so no
 chain waits for another and one evaluation of the target serves all of them. Jitter and tuning of that number
-belong to adaptation. The integrator works in whitened coordinates of the metric.
+belong to adaptation. The integrator works in whitened coordinates of the metric; it is leapfrog, or splits off the
+pull of a normal distribution where one is known.
 
 References
 ----------
 Neal (2011), MCMC using Hamiltonian dynamics, section 5.3. arXiv:1206.1901.
+Casas, Sanz-Serna, Shaw (2022), Split Hamiltonian Monte Carlo revisited. arXiv:2207.07516.
 """
 
 from typing import NamedTuple
@@ -26,7 +28,8 @@ from distmc.kernels.base import (
     split_keys,
     uniform_noise,
 )
-from distmc.kernels.metrics import to_position, whiten_grad
+from distmc.kernels.metrics import to_position, to_whitened, whiten_grad
+from distmc.kernels.pull import kick, no_pull, swing
 from distmc.types import Array
 
 
@@ -60,6 +63,15 @@ class HMCInfo(NamedTuple):
     num_integration_steps: Array
     proposal: Array
     proposal_momentum: Array
+
+
+class _Moving(NamedTuple):
+    """Chains on a trajectory; all but the state in whitened coordinates, offsets from the center of the pull."""
+
+    state: GradientState
+    offset: Array
+    momentum: Array
+    force: Array
 
 
 def build_kernel(target: Target) -> Kernel:
@@ -110,17 +122,20 @@ def build_kernel(target: Target) -> Kernel:
 def _integrate(
     target: Target, state: GradientState, momentum: Array, parameters: TrajectoryParameters
 ) -> tuple[GradientState, Array]:
-    """Run `num_integration_steps` leapfrog steps, one evaluation of the target each."""
+    """Run `num_integration_steps` steps of kick, swing and kick, one evaluation of the target each."""
     step_size, metric = parameters.step_size, parameters.metric
+    pull = parameters.pull or no_pull(state.position.shape[1])
 
-    def integration_step(_: Array, carry: tuple[GradientState, Array, Array]) -> tuple[GradientState, Array, Array]:
-        state, momentum, force = carry
-        momentum = momentum + 0.5 * step_size * force
-        position = state.position + to_position(metric, step_size * momentum)
+    def integration_step(_: Array, carry: _Moving) -> _Moving:
+        state, offset, momentum, force = carry
+        momentum = kick(pull, 0.5 * step_size, offset, momentum, force)
+        swung, momentum = swing(pull, step_size, offset, momentum)
+        position = state.position + to_position(metric, swung - offset)
         moved = GradientState(position, *target.logdensity_and_grad(position))
         force = whiten_grad(metric, moved.logdensity_grad)
-        return moved, momentum + 0.5 * step_size * force, force
+        return _Moving(moved, swung, kick(pull, 0.5 * step_size, swung, momentum, force), force)
 
-    start = (state, momentum, whiten_grad(metric, state.logdensity_grad))
-    end, end_momentum, _ = lax.fori_loop(0, parameters.num_integration_steps, integration_step, start)
-    return end, end_momentum
+    offset = to_whitened(metric, state.position - pull.center)
+    start = _Moving(state, offset, momentum, whiten_grad(metric, state.logdensity_grad))
+    end = lax.fori_loop(0, parameters.num_integration_steps, integration_step, start)
+    return end.state, end.momentum

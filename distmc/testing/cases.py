@@ -25,6 +25,7 @@ from distmc.kernels import slice as slice_kernel
 from distmc.kernels.base import Kernel, StepParameters, Target, TrajectoryParameters, TreeParameters
 from distmc.kernels.laps import LAPSParameters
 from distmc.kernels.metrics import Metric
+from distmc.kernels.pull import Pull
 from distmc.types import Array
 
 
@@ -77,6 +78,17 @@ def trajectory_parameters(
     def parameters(metric: Metric, num_chains: int) -> TrajectoryParameters:
         steps = jnp.asarray(num_integration_steps, jnp.int32)
         return TrajectoryParameters(jnp.asarray(step_size, jnp.float64), steps, metric)
+
+    return parameters
+
+
+def pulled_parameters(step_size: float, num_integration_steps: int) -> Callable[[Metric, int], TrajectoryParameters]:
+    """Return what makes parameters of a kernel that swings around a center, which is not quite the target's."""
+
+    def parameters(metric: Metric, num_chains: int) -> TrajectoryParameters:
+        center = jnp.full(metric.factor.shape[0], 0.2, jnp.float64)
+        pull = Pull(center, jnp.asarray(0.9, jnp.float64))
+        return trajectory_parameters(step_size, num_integration_steps)(metric, num_chains)._replace(pull=pull)
 
     return parameters
 
@@ -167,3 +179,9 @@ KERNEL_CASES = (
     ),
 )
 """The kernels of distmc."""
+
+SPLIT_CASES = (
+    KernelCase(name="HMC with a pull", build_kernel=hmc.build_kernel, parameters=pulled_parameters(0.9, 3)),
+    KernelCase(name="HMC with a pull, one step", build_kernel=hmc.build_kernel, parameters=pulled_parameters(1.6, 1)),
+)
+"""Kernels with a pull towards some place, which may be anywhere for draws to be exact."""

@@ -133,7 +133,7 @@ def test_first_elements_of_the_sequence() -> None:
 
 
 def test_jitter_covers_its_range_evenly() -> None:
-    steps = jax.vmap(lambda step: jittered_steps(step, jnp.asarray(100.0), jnp.asarray(0.5), 0.5, 10_000))(
+    steps, _ = jax.vmap(lambda step: jittered_steps(step, jnp.asarray(100.0), jnp.asarray(0.5), 0.5, 10_000))(
         jnp.arange(256)
     )
     assert int(steps.min()) == 100
@@ -142,10 +142,22 @@ def test_jitter_covers_its_range_evenly() -> None:
     assert len(np.unique(steps)) > 150
 
 
+@pytest.mark.parametrize("step_size", [0.01, 0.3, 2.0, 100.0])
+def test_trajectories_end_where_they_should(step_size: float) -> None:
+    numbers = jnp.arange(64)
+    divide = jax.vmap(lambda step: jittered_steps(step, jnp.asarray(2.0), jnp.asarray(step_size), 0.5, 10_000))
+    steps, sizes = divide(numbers)
+    np.testing.assert_allclose(steps * sizes, 2.0 * (0.5 + jax.vmap(van_der_corput)(numbers)), rtol=1e-12)
+    assert np.all(sizes <= step_size * (1.0 + 1e-8))
+    # One step fewer would have to be too long.
+    np.testing.assert_array_less(step_size * (steps - 1), steps * sizes)
+
+
 @pytest.mark.parametrize(
-    ("length", "step_size", "expected"), [(1e-9, 1.0, 1), (1e9, 1e-9, 50), (1.0, 0.0, 50), (3.4, 1.0, 3)]
+    ("length", "step_size", "expected"), [(1e-9, 1.0, 1), (1e9, 1e-9, 50), (1.0, 0.0, 50), (3.4, 1.0, 4), (3.0, 1.0, 3)]
 )
 def test_steps_stay_within_limits(length: float, step_size: float, expected: int) -> None:
-    steps = jittered_steps(jnp.asarray(0), jnp.asarray(length), jnp.asarray(step_size), 0.0, 50)
+    steps, size = jittered_steps(jnp.asarray(0), jnp.asarray(length), jnp.asarray(step_size), 0.0, 50)
     assert steps == expected
     assert steps.dtype == jnp.int32
+    assert size <= step_size

@@ -30,6 +30,10 @@ def logdensity_and_grad(position: Array) -> tuple[Array, Array]:
     return -0.5 * jnp.sum((position / SCALES) ** 2, axis=1), -position / SCALES**2
 
 
+def quartic(position: Array) -> tuple[Array, Array]:
+    return -jnp.sum((position / SCALES) ** 4, axis=1), -4.0 * position**3 / SCALES**4
+
+
 TARGET = Target(logdensity_and_grad, lambda a, b: jnp.sum(a * b, axis=-1))
 WARMUP = Warmup(
     schedule=build_schedule(NUM_WARMUP),
@@ -70,11 +74,35 @@ def test_scales_step_size_and_length_are_learned(history: Any) -> None:
     _, (_, parameters, info) = history
     after = slice(NUM_WARMUP, None)
     np.testing.assert_allclose(parameters.metric.factor[-1], SCALES, rtol=0.2)
-    rates = info.acceptance_rate[after]
-    # Chains accept alike on a normal target, so that the mean is close to the harmonic mean.
-    assert 0.7 < rates.mean() < 0.95
-    length = parameters.step_size[after] * parameters.num_integration_steps[after]
-    assert 0.5 < length.mean() < 2.0
+    np.testing.assert_allclose(parameters.pull.center[-1] / SCALES, 0.0, atol=0.1)
+    assert parameters.pull.frequency[-1] == 1.0
+    # Only what the metric does not know of a normal target is an error, so that one step goes all the way.
+    assert info.acceptance_rate[after].mean() > 0.97
+    np.testing.assert_array_equal(parameters.num_integration_steps[after], 1)
+    assert 0.5 < parameters.step_size[after].mean() < 2.0
+
+
+@pytest.fixture(scope="module")
+def history_of_quartic() -> Any:
+    with jax.enable_x64(True):
+        warmup = dataclasses.replace(WARMUP, target=Target(quartic, TARGET.dot))
+        return jax.tree.map(np.asarray, jax.jit(lambda: run(warmup, NUM_WARMUP + 60))())
+
+
+def test_step_size_is_learned_where_the_target_is_not_normal(history_of_quartic: Any) -> None:
+    _, (learned, parameters, info) = history_of_quartic
+    after = slice(NUM_WARMUP, None)
+    assert 0.75 < info.acceptance_rate[after].mean() < 0.95
+    assert parameters.num_integration_steps[after].max() > 1
+    assert np.exp(learned.step_size.log_average[-1]) < 0.9 * (1.5 * np.exp(learned.trajectory.log_length[-1]))
+
+
+def test_step_size_stays_below_the_longest_trajectory(history: Any) -> None:
+    _, (learned, _, _) = history
+    known = slice(WARMUP.schedule.window_ends[0] + 2, None)
+    longest = learned.trajectory.log_length[known] + np.log(2.0 * 1.5)
+    assert np.all(learned.step_size.log_step_size[known] < longest + 0.1)
+    assert np.all(learned.step_size.log_average[known] < longest + 0.1)
 
 
 def test_nothing_changes_when_warmup_has_ended(history: Any) -> None:
@@ -84,8 +112,8 @@ def test_nothing_changes_when_warmup_has_ended(history: Any) -> None:
             assert before[step].tobytes() == after.tobytes()
     # What had not changed in the last step of warm-up either would show nothing.
     assert learned.step_size.log_average[NUM_WARMUP - 1] != last.step_size.log_average
-    assert len(np.unique(parameters.step_size[NUM_WARMUP:])) == 1
-    assert np.exp(last.step_size.log_average) == pytest.approx(parameters.step_size[-1])
+    length = (parameters.step_size * parameters.num_integration_steps)[NUM_WARMUP:]
+    np.testing.assert_allclose(length.mean(), np.exp(last.trajectory.log_average), rtol=0.05)
 
 
 def test_metric_changes_when_a_window_ends_and_only_then(history: Any) -> None:
@@ -134,8 +162,7 @@ def test_fixed_length_stays_and_goes_on_jittering() -> None:
     (_, last), (_, parameters, _) = jax.tree.map(np.asarray, jax.jit(lambda: run(fixed, NUM_WARMUP + 40))())
     assert last.trajectory.log_length == last.trajectory.log_average == np.log(5.0)
     length = (parameters.step_size * parameters.num_integration_steps)[NUM_WARMUP:]
-    # Rounding to whole integration steps leaves the length right on average.
-    np.testing.assert_allclose(length.mean(), 5.0, rtol=0.1)
+    np.testing.assert_allclose(length.mean(), 5.0, rtol=0.05)
     assert length.min() < 3.5
     assert length.max() > 6.5
 

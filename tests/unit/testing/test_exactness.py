@@ -12,8 +12,9 @@ from scipy import stats
 
 from distmc.kernels import hmc
 from distmc.kernels.base import Kernel, Target, normal_noise, select_chains, split_keys, uniform_noise
+from distmc.kernels.pull import swing
 from distmc.testing import exactness, targets
-from distmc.testing.cases import KERNEL_CASES, KernelCase, trajectory_parameters
+from distmc.testing.cases import KERNEL_CASES, SPLIT_CASES, KernelCase, trajectory_parameters
 from distmc.testing.exactness import compare, require_invariant
 from distmc.testing.targets import ExactTarget
 from distmc.types import Array, NumpyArray
@@ -35,6 +36,12 @@ def hurried(target: Any, state: Any, momentum: Array, settings: Any) -> Any:
     return end, end_momentum - half * end.logdensity_grad
 
 
+def widening(pull: Any, time: Array, offset: Array, momentum: Array) -> tuple[Array, Array]:
+    """Swing with the wrong sign in one of four places, which keeps no volume."""
+    swung, turned = swing(pull, time, offset, momentum)
+    return swung, turned + 2.0 * pull.frequency * jnp.sin(pull.frequency * time) * offset
+
+
 integrate = hmc._integrate
 BUGS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "accepts too often": planted("uniform_noise", lambda rng_keys: uniform_noise(rng_keys) ** 1.2),
@@ -51,6 +58,12 @@ def test_planted_bug_is_caught(bug: str, monkeypatch: pytest.MonkeyPatch) -> Non
     case = KernelCase(name="broken HMC", build_kernel=hmc.build_kernel, parameters=parameters)
     with pytest.raises(AssertionError, match="broken HMC does not leave the target `banana` invariant"):
         require_invariant(case, targets.BANANA)
+
+
+def test_swinging_out_too_far_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hmc, "swing", widening)
+    with pytest.raises(AssertionError, match="HMC with a pull does not leave the target `banana` invariant"):
+        require_invariant(SPLIT_CASES[0], targets.BANANA)
 
 
 def test_acceptance_without_kinetic_energy_is_caught() -> None:

@@ -1,0 +1,48 @@
+"""Where the target pulls its chains to, learned from positions and gradients of all chains.
+
+On a normal target gradients are linear, so that from any draw, and from the mean of many, one step along the gradient,
+scaled by the covariance, leads to the middle. Chains that are still under way see it ahead of them. Where they have
+arrived and draws are plenty, their mean says it better on other targets.
+
+References
+----------
+Seyboldt, Carlson, Carpenter (2026), Preconditioning Hamiltonian Monte Carlo by minimizing Fisher divergence.
+arXiv:2603.18845.
+"""
+
+import jax.numpy as jnp
+
+from distmc.adaptation.metric import positions_say_all
+from distmc.adaptation.moments import Moments
+from distmc.adaptation.window import Window
+from distmc.kernels.metrics import Metric, to_position, whiten_grad
+from distmc.kernels.pull import Pull
+from distmc.types import Array
+
+
+def estimate_pull(window: Window, metric: Metric, has_arrived: Array | bool) -> Pull:
+    """Return the pull at the end of a window.
+
+    Parameters
+    ----------
+    window : Window
+        At its end.
+    metric : Metric
+        Learned from it.
+    has_arrived : bool scalar
+        Whether chains have had the time to arrive.
+
+    Returns
+    -------
+    pull : Pull
+        None to speak of, with frequency 0, where the window has seen nothing or the center is not finite.
+    """
+    mean = window.position.mean
+    ahead = jnp.zeros_like(mean) if window.grad is None else _one_step_ahead(metric, window.grad)
+    center = jnp.where(positions_say_all(window, has_arrived), mean, mean + ahead)
+    is_known = (window.position.count > 0.0) & jnp.all(jnp.isfinite(center))
+    return Pull(jnp.where(is_known, center, 0.0), is_known.astype(jnp.float64))
+
+
+def _one_step_ahead(metric: Metric, grad: Moments) -> Array:
+    return to_position(metric, whiten_grad(metric, grad.mean[None]))[0]

@@ -1,0 +1,77 @@
+"""The center of the pull, from positions and gradients of chains that have arrived or have not."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distmc.adaptation.metric import MetricRule
+from distmc.adaptation.pull import estimate_pull
+from distmc.adaptation.window import Window
+from distmc.kernels.base import GradientState, PlainState
+from distmc.kernels.pull import Pull
+from distmc.types import Array, NumpyArray
+
+MEAN, FACTOR = np.array([3.0, -2.0]), np.array([[2.0, 0.0], [1.0, 0.5]])
+NUM_CHAINS = 32
+RULE = MetricRule(num_dimensions=2, form="dense")
+
+
+def grad_of(position: NumpyArray) -> NumpyArray:
+    return -(position - MEAN) @ np.linalg.inv(FACTOR @ FACTOR.T)
+
+
+def window_of(position: NumpyArray, grad: NumpyArray | None) -> Window:
+    def state(place: int) -> GradientState | PlainState:
+        here = jnp.asarray(position[place])
+        logdensity = jnp.zeros(NUM_CHAINS)
+        return (
+            PlainState(here, logdensity) if grad is None else GradientState(here, logdensity, jnp.asarray(grad[place]))
+        )
+
+    window = RULE.nothing(state(0))
+    for place in range(len(position)):
+        window = RULE.add(window, state(place), jnp.ones(NUM_CHAINS))
+    return window
+
+
+def pull_of(position: NumpyArray, grad: NumpyArray | None, has_arrived: bool | Array = False) -> Pull:
+    window = window_of(position, grad)
+    return estimate_pull(window, RULE.estimate(window, RULE.first(), has_arrived), has_arrived)
+
+
+def draws(num_steps: int, middle: NumpyArray, spread: float = 1.0) -> NumpyArray:
+    normal = np.random.default_rng(0).normal(size=(num_steps, NUM_CHAINS, 2))
+    return middle + spread * normal @ FACTOR.T
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0])
+def test_chains_under_way_see_the_center_of_a_normal_target_ahead(spread: float) -> None:
+    position = draws(4, MEAN + 40.0, spread)
+    pull = pull_of(position, grad_of(position))
+    # The metric of so few draws has a small ridge; the chains are 40 away.
+    np.testing.assert_allclose(pull.center, MEAN, atol=0.01)
+    assert pull.frequency == 1.0
+
+
+def test_positions_alone_decide_once_they_have_arrived_and_are_plenty() -> None:
+    position = draws(20, MEAN)
+    grad = grad_of(position) + 0.5  # As on a target whose gradients mislead.
+    np.testing.assert_allclose(pull_of(position, grad, has_arrived=True).center, position.mean((0, 1)), rtol=1e-12)
+    few = position[:2]
+    assert not np.allclose(pull_of(few, grad[:2], has_arrived=True).center, few.mean((0, 1)), rtol=0.01)
+
+
+def test_without_gradients_it_is_the_mean() -> None:
+    position = draws(4, MEAN)
+    np.testing.assert_allclose(pull_of(position, None).center, position.mean((0, 1)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("num_steps", [0, 3])
+def test_nothing_seen_gives_no_pull(num_steps: int) -> None:
+    position = np.full((max(num_steps, 1), NUM_CHAINS, 2), np.nan)
+    window = (
+        window_of(position, position) if num_steps else RULE.nothing(GradientState(*(jnp.zeros((NUM_CHAINS, 2)),) * 3))
+    )
+    pull = estimate_pull(window, RULE.first(), has_arrived=True)
+    np.testing.assert_array_equal(pull.center, 0.0)
+    assert pull.frequency == 0.0

@@ -1,0 +1,112 @@
+"""Swing and kick: exact for normal targets, and reversible and volume preserving for all others."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distmc.kernels.base import Target, TrajectoryParameters
+from distmc.kernels.hmc import HMCInfo, build_kernel
+from distmc.kernels.metrics import Metric, to_position, to_whitened
+from distmc.kernels.pull import Pull, kick, no_pull, swing
+from distmc.sampling.rng import chain_keys, seed_key
+from distmc.types import Array
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+NUM_CHAINS = 5
+FACTOR = np.array([[0.8, 0.0], [0.5, 0.6]])
+CENTER = np.array([3.0, -1.0])
+METRIC: Any = Metric(FACTOR, np.linalg.inv(FACTOR))
+
+
+def normal_logdensity(position: Array) -> Array:
+    return -0.5 * jnp.sum((jnp.asarray(np.linalg.inv(FACTOR)) @ (position - CENTER)) ** 2)
+
+
+def bent_logdensity(position: Array) -> Array:
+    return normal_logdensity(position) - 0.1 * jnp.sum(position**4) + jnp.sin(position[0] * position[1])
+
+
+def random(seed: int) -> Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(NUM_CHAINS, 2)))
+
+
+def step(logdensity: Any, position: Array, pull: Pull | None, step_size: float, num_steps: int) -> HMCInfo:
+    target = Target(jax.vmap(jax.value_and_grad(logdensity)), lambda a, b: jnp.sum(a * b, axis=-1))
+    kernel = build_kernel(target)
+    parameters = TrajectoryParameters(jnp.asarray(step_size), jnp.asarray(num_steps, jnp.int32), METRIC, pull)
+    info: HMCInfo = kernel.step(chain_keys(seed_key(0), jnp.asarray(0), NUM_CHAINS), kernel.init(position), parameters)[
+        1
+    ]
+    return info
+
+
+@pytest.mark.parametrize("angle", [0.3, np.pi / 2, 3.0, 40.0])
+def test_a_normal_target_is_followed_exactly_in_one_step(angle: float) -> None:
+    position = jnp.asarray(CENTER) + to_position(METRIC, random(0))
+    info = step(normal_logdensity, position, Pull(jnp.asarray(CENTER), jnp.ones(())), angle, 1)
+    np.testing.assert_allclose(info.energy_error, 0.0, atol=1e-10)
+    # A full turn of the leapfrog trajectory, in tiny steps, ends at the same place.
+    followed = step(normal_logdensity, position, None, angle / 20_000, 20_000)
+    np.testing.assert_allclose(info.proposal, followed.proposal, atol=2e-4 * angle)
+    np.testing.assert_allclose(info.proposal_momentum, followed.proposal_momentum, atol=2e-4 * angle)
+
+
+def test_a_quarter_period_forgets_where_it_began() -> None:
+    pull = Pull(jnp.asarray(CENTER), jnp.ones(()))
+    here, there = (
+        step(normal_logdensity, jnp.asarray(CENTER) + random(seed), pull, np.pi / 2, 1).proposal for seed in (0, 1)
+    )
+    np.testing.assert_allclose(here, there, atol=1e-12)
+
+
+def test_without_a_pull_steps_are_leapfrog() -> None:
+    position, size = random(0), 0.3
+    info = step(bent_logdensity, position, no_pull(2), size, 1)
+    np.testing.assert_allclose(info.proposal, step(bent_logdensity, position, None, size, 1).proposal, rtol=1e-14)
+    grad = jax.vmap(jax.grad(bent_logdensity))
+    still = step(lambda position: 0.0 * jnp.sum(position), position, None, size, 1)
+    half = still.proposal_momentum + 0.5 * size * grad(position) @ FACTOR
+    end = position + size * half @ FACTOR.T
+    np.testing.assert_allclose(info.proposal, end, rtol=1e-12)
+    np.testing.assert_allclose(info.proposal_momentum, half + 0.5 * size * grad(end) @ FACTOR, rtol=1e-11)
+
+
+@pytest.mark.parametrize("frequency", [0.0, 0.4, 1.0])
+def test_the_error_is_of_second_order(frequency: float) -> None:
+    position = 0.3 * random(0)
+    pull = Pull(jnp.asarray([0.5, 0.2]), jnp.asarray(frequency))
+    coarse, fine = (
+        np.abs(step(bent_logdensity, position, pull, 0.2 / count, 4 * count).energy_error).max() for count in (8, 16)
+    )
+    assert 3.0 < coarse / fine < 5.0
+
+
+@pytest.mark.parametrize("frequency", [0.0, 1.0])
+def test_an_integration_step_can_be_taken_back(frequency: float) -> None:
+    pull, time = Pull(jnp.asarray(CENTER), jnp.asarray(frequency)), jnp.asarray(0.7)
+    grad = jax.vmap(jax.grad(bent_logdensity))
+
+    def integrate(offset: Array, momentum: Array) -> tuple[Array, Array]:
+        def force(offset: Array) -> Array:
+            return grad(jnp.asarray(CENTER) + to_position(METRIC, offset)) @ METRIC.factor
+
+        momentum = kick(pull, 0.5 * time, offset, momentum, force(offset))
+        offset, momentum = swing(pull, time, offset, momentum)
+        return offset, kick(pull, 0.5 * time, offset, momentum, force(offset))
+
+    offset, momentum = to_whitened(METRIC, 0.3 * random(0) - CENTER), random(1)
+    end, end_momentum = integrate(offset, momentum)
+    back, back_momentum = integrate(end, -end_momentum)
+    np.testing.assert_allclose(back, offset, atol=1e-9)
+    np.testing.assert_allclose(-back_momentum, momentum, atol=1e-9)
+
+    def flat(state: Array) -> Array:
+        end, end_momentum = integrate(state[None, :2], state[None, 2:])
+        return jnp.concatenate([end[0], end_momentum[0]])
+
+    volume = jnp.linalg.det(jax.jacfwd(flat)(jnp.concatenate([offset[0], momentum[0]])))
+    np.testing.assert_allclose(volume, 1.0, rtol=1e-9)
