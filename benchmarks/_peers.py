@@ -1,6 +1,7 @@
 """Other packages' samplers on a log-density of ours: each takes the same starts and gives back draws, gradients, times.
 
-Nothing of a peer is imported before it is asked for. All work in float64 on unconstrained coordinates.
+Nothing of a peer is imported before it is asked for. All work in float64 on unconstrained coordinates; in what type the
+log-density evaluates rows is its own affair.
 """
 
 import contextlib

@@ -1,10 +1,11 @@
 """Effective draws a gradient and a second: every sampler on the reference set, beside those of other packages.
 
 Each problem of `distmc.zoo.reference` is sampled by every sampler with its default settings and by NumPyro's NUTS,
-BlackJAX's HMC with ChEES, and nutpie with theirs: the same float64 log-density in the same unconstrained coordinates,
-the same starts, the same number of chains, warm-up steps and draws, in one run. Counted is the least bulk ESS of all
-coordinates. Each row says whether the draws can be used: R-hat below 1.01, moments within five Monte Carlo errors of
-the exact ones. Failures stay in the table, with their reason, and what distmc says of its own draws is beside them.
+BlackJAX's HMC with ChEES, and nutpie with theirs: the same log-density in the same precision and unconstrained
+coordinates, the same starts, the same number of chains, warm-up steps and draws, in one run. Counted is the least bulk
+ESS of all coordinates. Each row says whether the draws can be used: R-hat below 1.01, moments within five Monte Carlo
+errors of the exact ones. Failures stay in the table, with their reason, and what distmc says of its own draws is beside
+them.
 
 A gradient is one evaluation for all chains; where chains in lockstep differ, the longest counts. nutpie runs its chains
 one by one, through a Python function as its documentation shows for models of other libraries; its gradients are those
@@ -84,7 +85,7 @@ def in_lockstep(stats: Any) -> float:
 def task_of(problem: Problem, settings: argparse.Namespace) -> Task:
     """Return what the peers are given; call it where JAX's 64-bit mode is on."""
     return Task(
-        logdensity=serial_logdensity(problem.model, problem.data, plan_blocks(problem.data, 1)),
+        logdensity=serial_logdensity(problem.model, problem.data, plan_blocks(problem.data, 1), settings.precision),
         start=starting_positions(problem.model, settings.chains, settings.seed),
         num_warmup=settings.warmup,
         num_draws=settings.draws,
@@ -201,9 +202,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=500)
     parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--precision", choices=("float64", "mixed"), default="float64", help="of our rows; peers compute in float64"
-    )
+    parser.add_argument("--precision", choices=("float64", "mixed"), default="float64", help="of rows, for all")
     parser.add_argument("--blocks", type=int, default=1, help="logical blocks of our rows; the peers have one")
     parser.add_argument("--small", action="store_true", help="16 chains, 200 steps of each kind: for trying it out")
     parser.add_argument("--out", type=Path, default=RESULTS, help="directory for the result")
