@@ -116,7 +116,7 @@ class LateAdjustment:
         search, is_adapting = learned.adjusted, step < self.schedule.num_warmup
         adjusted = jnp.exp(jnp.where(is_adapting, search.log_step_size, search.log_average))
         length = jnp.asarray(self.trajectory.length, jnp.float64)
-        num_integration_steps, adjusted = self.trajectory.divide(step, length, adjusted)
+        num_integration_steps, _ = self.trajectory.divide(step, length, adjusted)
         return LAPSParameters(
             step_size=jnp.where(is_adjusted, adjusted, learned.step_size),
             num_integration_steps=jnp.where(is_adjusted, num_integration_steps, 1),

@@ -158,12 +158,55 @@ class TrajectoryRule:
         return ascend(state, log_length_grad, self.min_length)._replace(criterion=known)
 
     def divide(self, step: Array, length: Array, step_size: Array) -> tuple[Array, Array]:
-        """Return number and size of the integration steps of a step's trajectories; see `jittered_steps`."""
-        return jittered_steps(step, length, step_size, self.jitter, self.max_integration_steps)
+        """Return number and size of the integration steps of a step's trajectories.
 
-    def longest(self, state: TrajectoryState) -> Array:
-        """Return the integration time that no trajectory exceeds, a float64 scalar."""
-        return (1.0 + self.jitter) * jnp.exp(state.log_length)
+        Parameters
+        ----------
+        step : integer scalar
+            Number of the step in the run; it decides the jitter, so that no state is needed.
+        length : float64 scalar
+            Mean integration time.
+        step_size : float64 scalar
+            Integration time of one integration step, as tuned.
+
+        Returns
+        -------
+        num_integration_steps : int32 scalar
+            At least 1.
+        step_size : float64 scalar
+        """
+        count = jnp.round(jittered(step, length, self.jitter) / step_size)
+        return self._within_limits(count).astype(jnp.int32), step_size
+
+    def longest_step(self, state: TrajectoryState) -> Array:
+        """Return the step size above which a search need not go, a float64 scalar."""
+        return jnp.asarray(jnp.inf, jnp.float64)
+
+    def _within_limits(self, count: Array) -> Array:
+        return jnp.clip(count, 1.0, float(self.max_integration_steps))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvenTrajectoryRule(TrajectoryRule):
+    """For trajectories that end where they should: they are divided evenly, into as few steps as the tuned size allows.
+
+    Where one step may be enough for all of a trajectory it has to have the length that the jitter says: steps of
+    one size would always turn by one angle. Longer steps than that are never taken, so that a search for their size
+    would not see what they do.
+    """
+
+    def divide(self, step: Array, length: Array, step_size: Array) -> tuple[Array, Array]:
+        """Return number and size of the integration steps of a step's trajectories, none longer than tuned."""
+        wanted = jittered(step, length, self.jitter)
+        count = self._within_limits(jnp.ceil((1.0 - _SLACK) * wanted / step_size))
+        return count.astype(jnp.int32), jnp.minimum(step_size, wanted / count)
+
+    def longest_step(self, state: TrajectoryState) -> Array:
+        """Return the step size above which a search need not go: twice the longest trajectory.
+
+        Twice, since the average that counts in the end remembers how the search began.
+        """
+        return 2.0 * (1.0 + self.jitter) * jnp.exp(state.log_length)
 
 
 def ascend(state: TrajectoryState, log_length_grad: Array, min_length: float = 0.0) -> TrajectoryState:
@@ -176,34 +219,9 @@ def ascend(state: TrajectoryState, log_length_grad: Array, min_length: float = 0
     return TrajectoryState(log_length, log_average, count, optimiser, state.criterion)
 
 
-def jittered_steps(
-    step: Array, length: Array, step_size: Array, jitter: float, max_integration_steps: int
-) -> tuple[Array, Array]:
-    """Divide a trajectory into as few integration steps as a step size allows.
-
-    Parameters
-    ----------
-    step : integer scalar
-        Number of the step in the run; it decides the jitter, so that no state is needed.
-    length, step_size : float64 scalar
-        Mean integration time, and the longest that one integration step may take.
-    jitter : float
-        The length is multiplied by a number in ``[1 - jitter, 1 + jitter]``.
-    max_integration_steps : int
-        Upper limit; trajectories that need more end early.
-
-    Returns
-    -------
-    num_integration_steps : int32 scalar
-        At least 1.
-    step_size : float64 scalar
-        That makes them end where they should. Where one step is enough for the whole trajectory it is all of the
-        jitter: steps of one size would always turn by one angle.
-    """
-    factor = 1.0 - jitter + 2.0 * jitter * van_der_corput(step)
-    wanted = factor * length
-    count = jnp.clip(jnp.ceil((1.0 - _SLACK) * wanted / step_size), 1.0, float(max_integration_steps))
-    return count.astype(jnp.int32), jnp.minimum(step_size, wanted / count)
+def jittered(step: Array, length: Array, jitter: float) -> Array:
+    """Return a length, a float64 scalar, multiplied by the number in ``[1 - jitter, 1 + jitter]`` of a step."""
+    return length * (1.0 - jitter + 2.0 * jitter * van_der_corput(step))
 
 
 def van_der_corput(index: Array) -> Array:

@@ -33,8 +33,6 @@ STEPS_BEFORE_METRIC = 16.0
 # The first guess of the step size is far too small where chains start far out; that for whitened coordinates is good.
 _OPTIMISM_AT_START = 10.0
 _OPTIMISM_WHEN_WHITENED = 2.0
-# The average that counts in the end remembers how the search began; this lets it come to the longest trajectory.
-_BEYOND_LONGEST = 2.0
 
 State = TypeVar("State")
 
@@ -134,8 +132,7 @@ class Warmup:
         pooled_rate = self.pool_rates(info.acceptance_rate, self.target_acceptance_rate, weight, self.pooling)
         trajectory, longest = state.trajectory, jnp.asarray(jnp.inf, jnp.float64)
         if self.trajectory is not None and isinstance(trajectory, TrajectoryState):
-            limit = _BEYOND_LONGEST * self.trajectory.longest(trajectory)
-            longest = jnp.where(self.is_metric_known(step), limit, longest)
+            longest = jnp.where(self.is_metric_known(step), self.trajectory.longest_step(trajectory), longest)
             time = parameters.step_size * parameters.num_integration_steps
             trajectories = Trajectories(before.position, info, state.metric, time, weight)
             learned = self.trajectory.update(trajectory, trajectories, self.target, self.pooling)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -22,7 +22,7 @@ from distmc.adaptation.schedule import (
 )
 from distmc.adaptation.snaper import SNAPERCriterion
 from distmc.adaptation.step_size import mean_rate
-from distmc.adaptation.trajectory import TrajectoryRule
+from distmc.adaptation.trajectory import EvenTrajectoryRule, TrajectoryRule
 from distmc.adaptation.trees import TreeWarmup
 from distmc.adaptation.warmup import Warmup, step_size_from_gradients
 from distmc.climbs import LBFGS, Climb, Points
@@ -115,13 +115,14 @@ def build_algorithm(sampler: Sampler | Climb, setting: Setting) -> Algorithm:
 
 @build_algorithm.register
 def _(sampler: HMC, setting: Setting) -> Algorithm:
-    return _with_trajectories(sampler, setting, _fixed_trajectory(sampler))
+    rule = EvenTrajectoryRule(**_fixed_length(sampler))
+    return _with_trajectories(sampler, setting, rule)
 
 
 @build_algorithm.register
 def _(sampler: ChEES, setting: Setting) -> Algorithm:
     shortest = sampler.min_trajectory_length
-    rule = TrajectoryRule(
+    rule = EvenTrajectoryRule(
         length=shortest,
         criterion=ChEESCriterion(),
         jitter=sampler.jitter,
@@ -133,7 +134,7 @@ def _(sampler: ChEES, setting: Setting) -> Algorithm:
 
 @build_algorithm.register
 def _(sampler: SNAPER, setting: Setting) -> Algorithm:
-    rule = TrajectoryRule(
+    rule = EvenTrajectoryRule(
         length=sampler.initial_trajectory_length,
         criterion=SNAPERCriterion(),
         jitter=sampler.jitter,
@@ -167,7 +168,8 @@ def _(sampler: MEADS, setting: Setting) -> Algorithm:
 
 @build_algorithm.register
 def _(sampler: MAMS, setting: Setting) -> Algorithm:
-    warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=_fixed_trajectory(sampler))
+    rule = TrajectoryRule(**_fixed_length(sampler))
+    warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=rule)
     return Algorithm(mams.build_kernel(setting.target), _with_rescue(warmup, setting))
 
 
@@ -177,7 +179,7 @@ def _(sampler: LAPS, setting: Setting) -> Algorithm:
         schedule=setting.schedule,
         target_acceptance_rate=sampler.target_acceptance_rate,
         whitened_step_size=setting.num_dimensions**_HAMILTONIAN_EXPONENT,
-        trajectory=_fixed_trajectory(sampler),
+        trajectory=TrajectoryRule(**_fixed_length(sampler)),
         metric=metric_rule(sampler.metric, setting),
         target=setting.target,
         pooling=POOLING,
@@ -227,13 +229,14 @@ def _with_trajectories(sampler: HMC | ChEES | SNAPER, setting: Setting, rule: Tr
     return Algorithm(hmc.build_kernel(setting.target), _with_rescue(warmup, setting))
 
 
-def _fixed_trajectory(sampler: HMC | MAMS | LAPS) -> TrajectoryRule:
-    return TrajectoryRule(
-        length=sampler.trajectory_length,
-        criterion=None,
-        jitter=sampler.jitter,
-        max_integration_steps=sampler.max_integration_steps,
-    )
+def _fixed_length(sampler: HMC | MAMS | LAPS) -> dict[str, Any]:
+    """Return the settings of a rule that learns nothing."""
+    return {
+        "length": sampler.trajectory_length,
+        "criterion": None,
+        "jitter": sampler.jitter,
+        "max_integration_steps": sampler.max_integration_steps,
+    }
 
 
 def _warmup(

@@ -103,7 +103,8 @@ def test_scales_and_step_size_are_learned(history: Any) -> None:
     np.testing.assert_allclose(parameters.metric.factor[-1], SCALES, rtol=0.2)
     assert 0.85 < info.acceptance_rate[NUM_WARMUP:].mean() < 0.97
     length = (parameters.step_size * parameters.num_integration_steps)[NUM_WARMUP:]
-    np.testing.assert_allclose(length.mean(), LENGTH, rtol=0.05)
+    # Whole integration steps leave the length right on average.
+    np.testing.assert_allclose(length.mean(), LENGTH, rtol=0.15)
 
 
 def test_nothing_changes_when_warmup_has_ended(history: Any) -> None:
@@ -111,9 +112,8 @@ def test_nothing_changes_when_warmup_has_ended(history: Any) -> None:
     for before, after in zip(jax.tree.leaves(learned), jax.tree.leaves(last), strict=True):
         assert before[NUM_WARMUP].tobytes() == before[NUM_WARMUP + 30].tobytes() == after.tobytes()
     assert learned.adjusted.log_average[NUM_WARMUP - 1] != last.adjusted.log_average
-    step_size = np.exp(last.adjusted.log_average)
-    assert np.all(parameters.step_size[NUM_WARMUP:] <= step_size)
-    assert parameters.step_size[NUM_WARMUP:].max() > 0.9 * step_size
+    assert len(np.unique(parameters.step_size[NUM_WARMUP:])) == 1
+    assert np.exp(last.adjusted.log_average) == pytest.approx(parameters.step_size[-1])
 
 
 def test_one_chain_without_numbers_freezes_nobody(history: Any) -> None:

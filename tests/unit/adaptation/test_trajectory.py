@@ -11,11 +11,11 @@ import pytest
 from distmc.adaptation.chees import ChEESCriterion
 from distmc.adaptation.pooling import Pooling
 from distmc.adaptation.trajectory import (
+    EvenTrajectoryRule,
     Trajectories,
     TrajectoryRule,
     TrajectoryState,
     ascend,
-    jittered_steps,
     van_der_corput,
 )
 from distmc.kernels.base import Target
@@ -132,10 +132,17 @@ def test_first_elements_of_the_sequence() -> None:
     assert got == [0.0, 0.5, 0.25, 0.75, 0.125, 0.625, 0.375, 0.875, 0.0625]
 
 
-def test_jitter_covers_its_range_evenly() -> None:
-    steps, _ = jax.vmap(lambda step: jittered_steps(step, jnp.asarray(100.0), jnp.asarray(0.5), 0.5, 10_000))(
-        jnp.arange(256)
-    )
+def rule(kind: type[TrajectoryRule], jitter: float, max_integration_steps: int) -> TrajectoryRule:
+    return kind(length=1.0, criterion=None, jitter=jitter, max_integration_steps=max_integration_steps)
+
+
+KINDS = pytest.mark.parametrize("kind", [TrajectoryRule, EvenTrajectoryRule])
+
+
+@KINDS
+def test_jitter_covers_its_range_evenly(kind: type[TrajectoryRule]) -> None:
+    divide = jax.vmap(lambda step: rule(kind, 0.5, 10_000).divide(step, jnp.asarray(100.0), jnp.asarray(0.5)))
+    steps, _ = divide(jnp.arange(256))
     assert int(steps.min()) == 100
     assert 298 <= int(steps.max()) <= 300
     np.testing.assert_allclose(steps.mean(), 200.0, rtol=0.01)
@@ -143,21 +150,30 @@ def test_jitter_covers_its_range_evenly() -> None:
 
 
 @pytest.mark.parametrize("step_size", [0.01, 0.3, 2.0, 100.0])
-def test_trajectories_end_where_they_should(step_size: float) -> None:
-    numbers = jnp.arange(64)
-    divide = jax.vmap(lambda step: jittered_steps(step, jnp.asarray(2.0), jnp.asarray(step_size), 0.5, 10_000))
-    steps, sizes = divide(numbers)
+def test_even_trajectories_end_where_they_should(step_size: float) -> None:
+    numbers, even = jnp.arange(64), rule(EvenTrajectoryRule, 0.5, 10_000)
+    steps, sizes = jax.vmap(lambda step: even.divide(step, jnp.asarray(2.0), jnp.asarray(step_size)))(numbers)
     np.testing.assert_allclose(steps * sizes, 2.0 * (0.5 + jax.vmap(van_der_corput)(numbers)), rtol=1e-12)
     assert np.all(sizes <= step_size * (1.0 + 1e-8))
     # One step fewer would have to be too long.
     np.testing.assert_array_less(step_size * (steps - 1), steps * sizes)
 
 
+@KINDS
 @pytest.mark.parametrize(
-    ("length", "step_size", "expected"), [(1e-9, 1.0, 1), (1e9, 1e-9, 50), (1.0, 0.0, 50), (3.4, 1.0, 4), (3.0, 1.0, 3)]
+    ("length", "step_size", "expected"), [(1e-9, 1.0, 1), (1e9, 1e-9, 50), (1.0, 0.0, 50), (3.0, 1.0, 3)]
 )
-def test_steps_stay_within_limits(length: float, step_size: float, expected: int) -> None:
-    steps, size = jittered_steps(jnp.asarray(0), jnp.asarray(length), jnp.asarray(step_size), 0.0, 50)
+def test_steps_stay_within_limits(kind: type[TrajectoryRule], length: float, step_size: float, expected: int) -> None:
+    steps, size = rule(kind, 0.0, 50).divide(jnp.asarray(0), jnp.asarray(length), jnp.asarray(step_size))
     assert steps == expected
     assert steps.dtype == jnp.int32
     assert size <= step_size
+
+
+def test_trajectories_are_rounded_or_divided_evenly() -> None:
+    whole, even = (
+        rule(kind, 0.0, 50).divide(jnp.asarray(0), jnp.asarray(3.4), jnp.asarray(1.0))
+        for kind in (TrajectoryRule, EvenTrajectoryRule)
+    )
+    assert whole == (3, 1.0)
+    assert even == (4, 0.85)

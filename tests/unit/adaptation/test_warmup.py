@@ -13,7 +13,7 @@ from distmc.adaptation.chees import ChEESCriterion
 from distmc.adaptation.metric import MetricRule
 from distmc.adaptation.pooling import Pooling
 from distmc.adaptation.schedule import build_schedule
-from distmc.adaptation.trajectory import TrajectoryRule
+from distmc.adaptation.trajectory import EvenTrajectoryRule
 from distmc.adaptation.warmup import Warmup, WarmupState, step_size_from_gradients
 from distmc.kernels.base import GradientState, Target
 from distmc.kernels.hmc import build_kernel
@@ -40,7 +40,7 @@ WARMUP = Warmup(
     target_acceptance_rate=0.8,
     guess_step_size=functools.partial(step_size_from_gradients, target=TARGET),
     whitened_step_size=0.76,
-    trajectory=TrajectoryRule(length=1.0, criterion=ChEESCriterion(), jitter=0.5, max_integration_steps=200),
+    trajectory=EvenTrajectoryRule(length=1.0, criterion=ChEESCriterion(), jitter=0.5, max_integration_steps=200),
     metric=MetricRule(num_dimensions=3, form="diagonal"),
     target=TARGET,
     pooling=Pooling(mean=functools.partial(jnp.mean, axis=0), median=functools.partial(jnp.median, axis=0)),
@@ -157,7 +157,7 @@ def test_length_is_not_learned_before_a_metric_is_known(history: Any) -> None:
 
 
 def test_fixed_length_stays_and_goes_on_jittering() -> None:
-    rule = TrajectoryRule(length=5.0, criterion=None, jitter=0.5, max_integration_steps=200)
+    rule = EvenTrajectoryRule(length=5.0, criterion=None, jitter=0.5, max_integration_steps=200)
     fixed = dataclasses.replace(WARMUP, trajectory=rule)
     (_, last), (_, parameters, _) = jax.tree.map(np.asarray, jax.jit(lambda: run(fixed, NUM_WARMUP + 40))())
     assert last.trajectory.log_length == last.trajectory.log_average == np.log(5.0)
