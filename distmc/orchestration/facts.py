@@ -4,7 +4,7 @@ import hashlib
 import platform
 from pathlib import Path
 
-from distmc.storage.record import library_versions
+from distmc.versions import library_versions
 
 _CPUINFO = Path("/proc/cpuinfo")
 _LIBRARIES = ("python", "distmc", "jax", "jaxlib", "numpyro", "numpy")

@@ -7,7 +7,8 @@ from pathlib import Path
 from distmc.data.facts import differences
 from distmc.errors import RunDirectoryError
 from distmc.storage.advice import how_to_go_on
-from distmc.storage.record import RunRecord, library_versions
+from distmc.storage.record import RunRecord
+from distmc.versions import library_versions
 
 _MOST_NAMED = 4
 # Those whose code draws pass through; another version may round differently or trace another program.

@@ -2,9 +2,7 @@
 
 import dataclasses
 import datetime
-import importlib.metadata
 import json
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -13,29 +11,17 @@ from distmc.errors import InputError, RunDirectoryError
 from distmc.spec import Local, Placement, Ray, RunSpec
 from distmc.storage.files import unreadable
 from distmc.storage.schema import Layout
+from distmc.versions import library_versions
 
 Status: TypeAlias = Literal["running", "finished", "failed", "interrupted"]
 
 FORMAT = 1
 """Version of the layout of a run directory."""
 
-_LIBRARIES = ("distmc", "jax", "jaxlib", "numpyro", "numpy", "ray", "netCDF4", "xarray")
-
 
 def now() -> str:
     """Return the time in UTC as ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that decide draws, without importing them."""
-    versions = {"python": platform.python_version()}
-    for library in _LIBRARIES:
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            versions[library] = "unknown"
-    return versions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 
@@ -148,7 +149,7 @@ def _step_sizes(case: SamplerCase, learned: RunState) -> NumpyArray:
         program = build_program(_spec(case), target_of(broken_far_out), learned.kernel.position.shape[1])
         steps = NUM_WARMUP + np.arange(NUM_DRAWS, dtype=np.int32)
         parameters = program.algorithm.adaptation.parameters
-        return np.asarray([parameters(learned.warmup, step).step_size for step in steps])
+        return np.asarray([parameters(learned.warmup, jnp.asarray(step)).step_size for step in steps])
 
 
 # The run --------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import distmc
 
 SLOW = ("arviz_base", "arviz_stats", "netCDF4", "ray", "xarray")
+FOR_FILES = ("arviz_base", "arviz_stats", "netCDF4", "pandas", "xarray")
 FOR_FILES_AND_DRAWS = ("open_run", "read_data", "summarise", "write_data")
 PROBE = f"""
 import json, resource, sys
@@ -43,6 +44,17 @@ def test_nothing_slow_is_loaded(facts: dict[str, object]) -> None:
     assert facts["at_import"] == []
     assert facts["with_names"] == []
     assert facts["ray"] is False
+
+
+def test_workers_do_not_load_what_is_for_files() -> None:
+    # Each substitute for a lost worker would take most of a second longer.
+    probe = f"""
+import sys
+import distmc.orchestration.ray_worker, distmc.sampling.worker
+print([name for name in {FOR_FILES!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_no_device_is_started(facts: dict[str, object]) -> None:

@@ -13,7 +13,7 @@ from distmc.errors import RunDirectoryError
 from distmc.model.model import Model, Parameter
 from distmc.run import identity
 from distmc.storage import RunRecord, require_same
-from distmc.storage.record import library_versions
+from distmc.versions import library_versions
 
 PATH = Path("runs/one")
 ROWS = {"x": np.arange(4.0), "n": np.arange(4)}
