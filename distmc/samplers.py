@@ -20,7 +20,8 @@ class HMC:
     ----------
     trajectory_length : float
         Mean integration time of a trajectory in whitened coordinates, where a quarter period of a Gaussian
-        posterior is pi / 2.
+        posterior is pi / 2. A little more lets a draw lie rather on the other side of the middle than the one before:
+        means are known sooner, quantiles as soon.
     jitter : float
         Each trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
         low-discrepancy sequence, the same for all chains. Guards against resonance.
@@ -33,8 +34,8 @@ class HMC:
         Upper limit of integration steps in one trajectory.
     """
 
-    trajectory_length: float = 1.5707963267948966
-    jitter: float = 0.5
+    trajectory_length: float = 1.8
+    jitter: float = 0.3
     target_acceptance_rate: float = 0.8
     metric: MetricKind = "auto"
     max_integration_steps: int = 1000
@@ -49,13 +50,14 @@ class HMC:
 class ChEES:
     """Hamiltonian Monte Carlo whose shared trajectory length is learned by the ChEES criterion; the default.
 
-    The criterion is divided by the square root of the integration time; see `distmc.adaptation.trajectory`.
+    The criterion is divided by the square root of the integration time; see `distmc.adaptation.chees`.
 
     Attributes
     ----------
     min_trajectory_length : float
         Shortest mean integration time, with which the search begins, in whitened coordinates; pi / 2 is a quarter
-        period of a Gaussian posterior.
+        period of a Gaussian posterior. A little more lets a draw lie rather on the other side of the middle than the
+        one before: means are known sooner, quantiles as soon.
     jitter : float
         Each trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
         low-discrepancy sequence, the same for all chains.
@@ -68,8 +70,8 @@ class ChEES:
         Upper limit of integration steps in one trajectory.
     """
 
-    min_trajectory_length: float = 1.5707963267948966
-    jitter: float = 0.5
+    min_trajectory_length: float = 1.8
+    jitter: float = 0.3
     target_acceptance_rate: float = 0.8
     metric: MetricKind = "auto"
     max_integration_steps: int = 1000
