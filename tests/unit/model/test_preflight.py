@@ -15,7 +15,7 @@ from distmc.model.model import Model
 from distmc.model.preflight import cheap_checks, check
 from distmc.model.shared import sum_and_gradient
 from distmc.model.transforms import Unconstrainer
-from distmc.samplers import Slice
+from distmc.samplers import LAPS, Slice
 from distmc.spec import RunSpec
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -61,6 +61,16 @@ def test_a_mapping_is_data_and_bad_data_is_a_finding_of_check_but_an_error_of_ch
     assert "disagree in their number of rows" in message_of(report, "data")
     with pytest.raises(DataError, match="disagree in their number of rows"):
         cheap_checks(linear_model, bad)
+
+
+def test_few_chains_are_warned_of_where_the_sampler_tunes_from_all_of_them(linear_model, linear_data):
+    def of_sampler(num_chains):
+        return cheap_checks(linear_model, linear_data, RunSpec(sampler=LAPS(), num_chains=num_chains))[0]
+
+    assert (of_sampler(15).name, of_sampler(15).outcome) == ("sampler", "warning")
+    assert "`num_chains=15` with LAPS" in of_sampler(15).message
+    assert of_sampler(16).outcome == "ok"
+    assert cheap_checks(linear_model, linear_data, RunSpec(num_chains=2))[0].outcome == "ok"
 
 
 def test_a_failed_essential_check_ends_the_others(linear_model, linear_data):
