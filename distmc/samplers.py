@@ -49,7 +49,7 @@ class HMC:
 class ChEES:
     """Hamiltonian Monte Carlo whose shared trajectory length is learned by the ChEES criterion; the default.
 
-    The criterion is divided by the square root of the integration time; see `distmc.adaptation.trajectory`.
+    The criterion is divided by the square root of the integration time; see `distmc.adaptation.chees`.
 
     Attributes
     ----------
