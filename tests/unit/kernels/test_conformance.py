@@ -17,7 +17,8 @@ CLIMBS = {"lbfgs", "points"}
 
 
 @pytest.mark.parametrize("check", KERNEL_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("case", [*KERNEL_CASES, *SPLIT_CASES, *UNADJUSTED_CASES], ids=str)
+# Of those with a pull the second differs from the first in numbers alone, not in form.
+@pytest.mark.parametrize("case", [*KERNEL_CASES, SPLIT_CASES[0], *UNADJUSTED_CASES], ids=str)
 def test_kernel_conforms(case: KernelCase, check: Callable[[KernelCase], None]) -> None:
     check(case)
 
