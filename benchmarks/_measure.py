@@ -43,10 +43,11 @@ def machine_facts(packages: tuple[str, ...]) -> dict[str, Any]:
 def provenance() -> dict[str, str | None]:
     """Return by what a measurement is known again: its date, and the commit, with a plus if files differ from it.
 
-    The commit is None where there is no git, or no repository.
+    Results, which benchmarks write themselves, may differ. The commit is None where there is no git, or no repository.
     """
     try:
-        commit = _git("rev-parse", "--short=10", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else "")
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude)results")
+        commit = _git("rev-parse", "--short=10", "HEAD") + ("+" if changes else "")
     except (OSError, subprocess.CalledProcessError):
         commit = None
     return {"measured": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": commit}
