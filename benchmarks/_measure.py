@@ -1,10 +1,12 @@
-"""Timing and machine facts, shared by the benchmarks."""
+"""Timing, machine facts and provenance, shared by the benchmarks."""
 
+import datetime
 import importlib.metadata
 import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,6 +38,24 @@ def machine_facts(packages: tuple[str, ...]) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
     }
+
+
+def provenance() -> dict[str, str | None]:
+    """Return by what a measurement is known again: its date, and the commit, with a plus if files differ from it.
+
+    Results, which benchmarks write themselves, may differ. The commit is None where there is no git, or no repository.
+    """
+    try:
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(exclude)results")
+        commit = _git("rev-parse", "--short=10", "HEAD") + ("+" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {"measured": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": commit}
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def time_interleaved(cases: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

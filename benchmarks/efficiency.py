@@ -11,8 +11,8 @@ A gradient is one evaluation for all chains; where chains in lockstep differ, th
 one by one, through a Python function as its documentation shows for models of other libraries; its gradients are those
 of the mean chain.
 
-Run it on a quiet machine as ``python benchmarks/efficiency.py``. Rows of earlier runs are kept beside new ones;
-``--small`` tries it out.
+Run it on a quiet machine as ``python benchmarks/efficiency.py``. Rows of earlier runs are kept beside new ones, so each
+row says when it was measured and at which commit, and the machine of each run is kept; ``--small`` tries it out.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import numpy as np
 import xarray as xr
-from _measure import RESULTS, machine_facts, write_result
+from _measure import RESULTS, machine_facts, provenance, write_result
 from _peers import PEERS, Outcome, Task
 
 import distmc
@@ -165,6 +165,11 @@ def rounded(row: dict[str, Any]) -> dict[str, Any]:
     return {key: short(value) for key, value in row.items()}
 
 
+def machines_of(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the machines that the rows of a result were measured on, each with date and commit, the latest last."""
+    return [*result.get("earlier_machines", []), *([result["machine"]] if result else [])]
+
+
 def table(figures: dict[str, Any]) -> str:
     """Return all rows as text, the best of each problem by effective draws a second first."""
     lines = []
@@ -219,14 +224,19 @@ def main() -> None:
     used = {name: getattr(arguments, name) for name in ("chains", "warmup", "draws", "seed", "precision", "blocks")}
     earlier = json.loads(path.read_text()) if path.exists() else {}
     # Rows of other sizes cannot stand in one table.
-    figures: dict[str, Any] = earlier["figures"] if earlier.get("settings") == used else {}
+    if earlier.get("settings") != used:
+        earlier = {}
+    figures: dict[str, Any] = earlier.get("figures", {})
+    this_run = provenance()
+    machine = {**this_run, **machine_facts(PACKAGES)}
+    machines = [known for known in machines_of(earlier) if known != machine]
     for problem_name in arguments.problems:
         problem = PROBLEMS[problem_name]()
         rows = figures.setdefault(problem_name, {})
         for name in [*arguments.samplers, *arguments.peers]:
-            rows[name] = rounded(measure(name, problem, arguments))
+            rows[name] = {**rounded(measure(name, problem, arguments)), **this_run}
             print(problem_name, name, rows[name], flush=True)
-            result = {"machine": machine_facts(PACKAGES), "settings": used, "figures": figures}
+            result = {"machine": machine, "earlier_machines": machines, "settings": used, "figures": figures}
             write_result(NAME, result, arguments.out)
     print(table(figures))
 

@@ -22,8 +22,15 @@ import jax.numpy as jnp
 
 from distmc.kernels import ghmc, hmc, laps, mala, mams, nuts, rwmh
 from distmc.kernels import slice as slice_kernel
-from distmc.kernels.base import Kernel, StepParameters, Target, TrajectoryParameters, TreeParameters
-from distmc.kernels.laps import LAPSParameters
+from distmc.kernels.base import (
+    Kernel,
+    StepParameters,
+    Target,
+    TrajectoryParameters,
+    TreeParameters,
+    normal_noise,
+)
+from distmc.kernels.laps import LAPSParameters, LAPSState
 from distmc.kernels.metrics import Metric
 from distmc.kernels.pull import Pull
 from distmc.types import Array
@@ -56,6 +63,9 @@ class KernelCase:
         Whether a step from A to B is as frequent as one from B to A. Not so for kernels whose momentum persists.
     has_gradient : bool
         Whether the kernel uses the gradient.
+    knows_only_the_target : bool
+        Whether the kernel is told of nothing but the target and its scales. Not so for one with a pull, which makes
+        an error where there is nothing that pulls, and so refuses some proposals on a constant density.
     """
 
     name: str
@@ -64,6 +74,7 @@ class KernelCase:
     start: Callable[[Kernel, Array, Array], Any] = start_at_position
     is_reversible: bool = True
     has_gradient: bool = True
+    knows_only_the_target: bool = True
 
     def __str__(self) -> str:
         """Return the name."""
@@ -115,6 +126,24 @@ def adjusted_parameters(step_size: float, num_integration_steps: int) -> Callabl
         )
 
     return parameters
+
+
+def unadjusted_parameters(step_size: float, persistence: float) -> Callable[[Metric, int], LAPSParameters]:
+    """Return what makes parameters of the steps with which the late-adjusted sampler warms up."""
+
+    def parameters(metric: Metric, num_chains: int) -> LAPSParameters:
+        return adjusted_parameters(step_size, 1)(metric, num_chains)._replace(
+            persistence=jnp.asarray(persistence, jnp.float64), is_adjusted=jnp.zeros((), bool)
+        )
+
+    return parameters
+
+
+def start_in_directions(kernel: Kernel, rng_keys: Array, position: Array) -> LAPSState:
+    """Return the state of the kernel with lasting directions, directions drawn."""
+    state: LAPSState = kernel.init(position)
+    noise = normal_noise(rng_keys, state.direction.shape[1])
+    return state._replace(direction=noise / jnp.linalg.norm(noise, axis=1, keepdims=True))
 
 
 def damped_parameters(
@@ -181,7 +210,28 @@ KERNEL_CASES = (
 """The kernels of distmc."""
 
 SPLIT_CASES = (
-    KernelCase(name="HMC with a pull", build_kernel=hmc.build_kernel, parameters=pulled_parameters(0.9, 3)),
-    KernelCase(name="HMC with a pull, one step", build_kernel=hmc.build_kernel, parameters=pulled_parameters(1.6, 1)),
+    KernelCase(
+        name="HMC with a pull",
+        build_kernel=hmc.build_kernel,
+        parameters=pulled_parameters(0.9, 3),
+        knows_only_the_target=False,
+    ),
+    KernelCase(
+        name="HMC with a pull, one step",
+        build_kernel=hmc.build_kernel,
+        parameters=pulled_parameters(1.6, 1),
+        knows_only_the_target=False,
+    ),
 )
 """Kernels with a pull towards some place, which may be anywhere for draws to be exact."""
+
+UNADJUSTED_CASES = (
+    KernelCase(
+        name="LAPS, unadjusted",
+        build_kernel=laps.build_kernel,
+        parameters=unadjusted_parameters(0.8, 0.6),
+        start=start_in_directions,
+        is_reversible=False,
+    ),
+)
+"""Kernels that are to have the form of the others, but leave their target invariant only nearly."""

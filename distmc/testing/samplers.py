@@ -19,7 +19,7 @@ import numpyro.distributions as dist
 from distmc.data.data import Data
 from distmc.model.model import Model
 from distmc.parallel.mesh import to_host
-from distmc.samplers import SAMPLERS, Sampler
+from distmc.samplers import SAMPLERS, ChEES, Sampler
 from distmc.sampling.program import Program, Trace, build_program
 from distmc.sampling.rng import seed_key
 from distmc.sampling.state import RunState, from_arrays, to_arrays
@@ -44,10 +44,14 @@ class SamplerCase:
         With the settings to run with.
     num_places : int
         Places in the text of a step at which the target is evaluated; each costs code and compile time.
+    correlation : float
+        Between the two regressors. The more, the more a metric that knows of correlations differs from one that does
+        not.
     """
 
     sampler: Sampler
     num_places: int = 1
+    correlation: float = 0.0
 
     def __str__(self) -> str:
         """Return the sampler's name."""
@@ -56,6 +60,9 @@ class SamplerCase:
 
 SAMPLER_CASES = tuple(SamplerCase(sampler=sampler()) for sampler in SAMPLERS.values())
 """All samplers of distmc with their default settings."""
+
+LOW_RANK_CASE = SamplerCase(sampler=ChEES(metric="low_rank"), correlation=0.8)
+"""The default sampler with the form of metric that takes more arithmetic than the others, and data that call for it."""
 
 
 def check_workers(case: SamplerCase) -> None:
@@ -90,9 +97,9 @@ def check_messages(case: SamplerCase) -> None:
 def check_rest_after_warmup(case: SamplerCase) -> None:
     """Require that what has been learned does not change any more when warm-up has ended, and is what draws use."""
     run = _compiled(case, 1)
-    state, _ = run.advance(_data(), run.start(_data(), _positions()), NUM_WARMUP)
+    state, _ = run.advance(_data(case), run.start(_data(case), _positions()), NUM_WARMUP)
     learned = to_host(state)
-    state, trace = run.advance(_data(), state, NUM_DRAWS)
+    state, trace = run.advance(_data(case), state, NUM_DRAWS)
     for name in _differing(learned.warmup, to_host(state).warmup):
         raise AssertionError(f"{case}: `{name}` of what was learned changes after warm-up.")
     sizes, expected = trace.statistics["step_size"], _step_sizes(case, learned)
@@ -103,9 +110,9 @@ def check_rest_after_warmup(case: SamplerCase) -> None:
 def check_calls(case: SamplerCase) -> None:
     """Require that a run which is cut into calls, saved and read back between them, is the same to the bit."""
     run, (whole_state, whole) = _compiled(case, 1), _run(case, 1)
-    state, pieces = run.start(_data(), _positions()), []
+    state, pieces = run.start(_data(case), _positions()), []
     for num_steps in (1, 24, _NUM_STEPS - 25):
-        state, trace = run.advance(_data(), from_arrays(to_arrays(to_host(state)), run.program.state), num_steps)
+        state, trace = run.advance(_data(case), from_arrays(to_arrays(to_host(state)), run.program.state), num_steps)
         pieces.append(trace)
     cut = to_host(state), jax.tree.map(lambda *kept: np.concatenate(kept), *pieces)
     for name in _differing((whole_state, whole), cut):
@@ -167,10 +174,11 @@ def _model() -> Model:
     return Model(_PRIORS, _log_likelihood)
 
 
-@functools.cache
-def _data() -> Data:
+@functools.lru_cache(maxsize=2)
+def _data(case: SamplerCase) -> Data:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 2))
+    x[:, 1] = case.correlation * x[:, 0] + np.sqrt(1.0 - case.correlation**2) * x[:, 1]
     return Data(rows={"x": x, "y": rng.random(60) < 1.0 / (1.0 + np.exp(-x @ [1.0, -1.0]))})
 
 
@@ -192,14 +200,14 @@ def _spec(case: SamplerCase) -> RunSpec:
 
 @functools.lru_cache(maxsize=2 * len(NUM_WORKERS))
 def _compiled(case: SamplerCase, num_workers: int) -> VirtualRun:
-    return compile_run(_spec(case), _model(), _data(), num_workers)
+    return compile_run(_spec(case), _model(), _data(case), num_workers)
 
 
 @functools.lru_cache(maxsize=2 * len(NUM_WORKERS))
 def _run(case: SamplerCase, num_workers: int) -> tuple[RunState, Trace]:
     """Return the state and the trace of all steps, on the host."""
     run = _compiled(case, num_workers)
-    state, trace = run.advance(_data(), run.start(_data(), _positions()), _NUM_STEPS)
+    state, trace = run.advance(_data(case), run.start(_data(case), _positions()), _NUM_STEPS)
     return to_host(state), trace
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
 
 import distmc
@@ -16,12 +17,12 @@ from distmc.model.transforms import Unconstrainer
 from distmc.parallel.logdensity import ShardedLogDensity
 from distmc.sampling import compiled
 from distmc.testing.moments import require_moments, score_moments
-from distmc.zoo import categorical, normal, regression
+from distmc.zoo import categorical, normal
 from distmc.zoo.answers import Answer
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-ROWS = {normal: 2_000, categorical: 80, regression: 500}
+NUM_ROWS = 80
 
 
 def _sample(module: Any, data: Data, sampler: Any) -> Any:
@@ -37,11 +38,9 @@ def _sample(module: Any, data: Data, sampler: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("sampler", ["ChEES"])
-@pytest.mark.parametrize("module", ROWS, ids=lambda module: module.__name__.rpartition(".")[2])
-def test_moments_are_the_exact_ones(module: Any, sampler: Any) -> None:
-    data = module.simulate(ROWS[module])
-    require_moments(_sample(module, data, sampler), module.solve(data))
+def test_moments_are_the_exact_ones() -> None:
+    data = normal.simulate(2_000)
+    require_moments(_sample(normal, data, "ChEES"), normal.solve(data))
 
 
 @pytest.mark.parametrize("sampler", [distmc.SNAPER(), distmc.MEADS()], ids=lambda sampler: type(sampler).__name__)
@@ -55,6 +54,32 @@ def test_scales_may_be_far_apart_and_far_from_the_start(sampler: Any) -> None:
     )
     tree = distmc.sample(model, {"nothing": np.zeros(2)}, sampler=sampler, progress=False)
     require_moments(tree, {"x": Answer(np.full(10, center), scales)})
+
+
+def test_starts_far_away_cost_little_and_less_after_a_climb() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 4))
+    rows = {"x": x, "y": rng.random(100) < 1.0 / (1.0 + np.exp(-x @ [1.0, -1.0, 0.5, 0.0]))}
+    model = distmc.Model(
+        parameters={"slope": dist.Normal(jnp.zeros(4), 100.0).to_event(1)},
+        log_likelihood=lambda p, d: dist.Bernoulli(logits=d["x"] @ p["slope"]).log_prob(d["y"]),
+    )
+    same: dict[str, Any] = {"num_blocks": 1, "progress": False}
+
+    def gradients(initial: Any) -> int:
+        """Return the evaluations that warm-up takes, for all chains at once."""
+        tree = distmc.sample(model, rows, num_chains=16, num_warmup=100, num_draws=100, initial=initial, **same)
+        assert float(score_moments(tree, {"slope": Answer(np.zeros(4), np.ones(4))})[0].rhat) < 1.03
+        return int(tree["warmup_sample_stats"]["n_steps"].max("chain").sum())
+
+    # Some thousand standard deviations of the posterior away.
+    far = 300.0 + rng.normal(size=(16, 4))
+    distant = gradients({"slope": far})
+    optimum = distmc.optimize(model, rows, num_starts=4, initial={"slope": far[:4]}, hessian=True, **same)
+    climbed = optimum.num_evaluations + gradients(optimum.draw(16, spread=2.0))
+    # 514 and 434 when this was written, and 405 from the usual starts. 310 of each belong to the first twenty steps,
+    # whose trajectories have 16 integration steps wherever they begin.
+    assert climbed < distant < 1.4 * climbed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +126,7 @@ def broken_run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_gate_closes_before_a_wrong_posterior(broken_run: Callable[[Data], Any]) -> None:
-    data = categorical.simulate(ROWS[categorical])
+    data = categorical.simulate(NUM_ROWS)
     tree, exact = broken_run(data), categorical.solve(data)
     with pytest.raises(AssertionError, match="Monte Carlo errors"):
         require_moments(tree, exact)

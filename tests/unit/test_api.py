@@ -22,10 +22,12 @@ from distmc.errors import DataError, InputError, ModelError, RunDirectoryError, 
 from distmc.orchestration import session
 from distmc.orchestration.events import ChunkCommitted
 from distmc.sampling.worker import Worker
+from distmc.spec import RunSpec
 from distmc.zoo import categorical, normal
 
 NUM_ROWS = 40
 SMALL: dict[str, Any] = {"num_chains": 4, "num_warmup": 30, "num_draws": 20, "num_blocks": 4, "progress": False}
+DIVISION = distmc.Schedule(initial_buffer=2, windows=(8, 11), final_buffer=9)
 
 
 def _rows() -> dict[str, Any]:
@@ -204,6 +206,12 @@ def test_a_model_that_is_none() -> None:
 
 
 @pytest.mark.usefixtures("nothing_starts")
+def test_a_division_of_warmup_into_another_number_of_steps() -> None:
+    with pytest.raises(SpecError, match="add up to 29 steps, not to `num_warmup=30`; give `num_warmup=29`"):
+        _sample(schedule=distmc.Schedule(initial_buffer=2, windows=(8, 11), final_buffer=8))
+
+
+@pytest.mark.usefixtures("nothing_starts")
 def test_more_workers_than_blocks() -> None:
     with pytest.raises(SpecError, match=r"5 workers .* 4 blocks"):
         _sample(on=distmc.Ray(num_workers=5))
@@ -267,6 +275,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.DataTre
     return path, tree
 
 
+@pytest.fixture(scope="module")
+def without_path(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, xr.DataTree]:
+    """Return where temporary files go, and a run without a path whose warm-up is divided as `DIVISION` says."""
+    directory = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(directory))
+        return directory, _sample(sampler=distmc.MALA(), schedule=DIVISION)
+
+
 def test_arviz_reads_the_tree(finished: tuple[Path, xr.DataTree]) -> None:
     _, tree = finished
     assert tree["posterior"]["shares"].dims == ("chain", "draw", "category")
@@ -276,6 +293,25 @@ def test_arviz_reads_the_tree(finished: tuple[Path, xr.DataTree]) -> None:
     table = arviz_stats.summary(tree)
     assert list(table.index) == ["shares[a]", "shares[b]", "shares[c]", "shares[d]"]
     np.testing.assert_allclose(tree["posterior"]["shares"].sum("category"), 1.0)
+
+
+def test_the_division_of_warmup_is_told(finished: tuple[Path, xr.DataTree]) -> None:
+    _, tree = finished
+    division = distmc.Schedule(initial_buffer=7, windows=(17,), final_buffer=6)
+    assert RunSpec.from_json(tree.attrs["spec"]).schedule == division
+    for group in ("posterior", "warmup_posterior", "sample_stats"):
+        told = tree[group].attrs
+        assert (told["initial_buffer"], told["final_buffer"], told["tuning_steps"]) == (7, 6, 30)
+        np.testing.assert_array_equal(told["windows"], [17])
+
+
+def test_a_division_of_warmup_that_is_given_is_used_and_told(without_path: tuple[Path, xr.DataTree]) -> None:
+    _, tree = without_path
+    assert RunSpec.from_json(tree.attrs["spec"]).schedule == DIVISION
+    np.testing.assert_array_equal(tree["posterior"].attrs["windows"], DIVISION.windows)
+    size = tree["warmup_sample_stats"]["step_size"].values.reshape(-1, DIVISION.num_warmup)[0]
+    # Each window ends with a fresh search, which in one dimension begins at 1.
+    assert set(np.flatnonzero(size == 1.0)) == {end + 1 for end in DIVISION.window_ends}
 
 
 def test_the_path_is_kept_and_opens_again(finished: tuple[Path, xr.DataTree]) -> None:
@@ -299,11 +335,10 @@ def test_a_run_of_another_model_is_not_overwritten(finished: tuple[Path, xr.Data
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == before
 
 
-def test_without_a_path_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    tree = _sample()
+def test_without_a_path_nothing_is_left(without_path: tuple[Path, xr.DataTree]) -> None:
+    directory, tree = without_path
     assert tree["posterior"]["mean"].shape == (4, 20)
-    assert list(tmp_path.iterdir()) == []
+    assert list(directory.iterdir()) == []
 
 
 def test_a_path_in_rays_copy_of_the_folder_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

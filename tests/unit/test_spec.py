@@ -2,7 +2,7 @@ import dataclasses
 import fractions
 import json
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,15 +22,16 @@ from distmc.samplers import (
     SNAPER,
     WITHOUT_GRADIENT,
     ChEES,
+    MetricKind,
     Sampler,
     Slice,
 )
-from distmc.spec import Local, Ray, RunSpec
+from distmc.spec import Local, Ray, RunSpec, Schedule
 
 positive = st.floats(min_value=1e-300, max_value=1e300)
 tuning: dict[str, Any] = {
     "target_acceptance_rate": st.floats(min_value=0.0, max_value=1.0, exclude_min=True, exclude_max=True),
-    "metric": st.sampled_from(["auto", "diagonal", "dense"]),
+    "metric": st.sampled_from(get_args(MetricKind)),
 }
 settings: dict[str, Any] = tuning | {
     "jitter": st.floats(min_value=0.0, max_value=1.0, exclude_max=True),
@@ -50,17 +51,30 @@ samplers = (
     | st.builds(MAMS, trajectory_length=positive, **settings)
     | st.builds(LAPS, trajectory_length=positive, **settings)
 )
+schedules = st.builds(
+    Schedule,
+    initial_buffer=st.integers(min_value=0),
+    windows=st.lists(st.integers(min_value=1), max_size=4).map(tuple),
+    final_buffer=st.integers(min_value=1),
+)
+warmups = st.fixed_dictionaries({"num_warmup": st.integers(min_value=0)}) | schedules.map(
+    lambda schedule: {"num_warmup": schedule.num_warmup, "schedule": schedule}
+)
 specs = st.builds(
-    RunSpec,
+    lambda warmup, **others: RunSpec(**warmup, **others),
+    warmup=warmups,
     sampler=samplers,
     num_chains=st.integers(min_value=2),
-    num_warmup=st.integers(min_value=0),
     num_draws=st.integers(min_value=1),
     seed=st.integers(min_value=0, max_value=2**63 - 1),
     precision=st.sampled_from(["mixed", "float64"]),
     num_blocks=st.none() | st.integers(min_value=0, max_value=40).map(lambda power: 1 << power),
     reduction=st.sampled_from(["ordered", "fast"]),
 )
+
+
+def _windowed(**changes: Any) -> Schedule:
+    return Schedule(**{"initial_buffer": 0, "windows": (5,), "final_buffer": 5, **changes})
 
 
 @given(specs)
@@ -74,6 +88,15 @@ def test_json_names_every_setting() -> None:
     read = json.loads(RunSpec(sampler=HMC()).to_json())
     assert set(read) == {field.name for field in dataclasses.fields(RunSpec)}
     assert set(read["sampler"]) == {field.name for field in dataclasses.fields(HMC)} | {"name"}
+
+
+def test_parts_of_a_schedule_have_to_add_up() -> None:
+    schedule = Schedule(initial_buffer=5, windows=(10, 20), final_buffer=15)
+    assert RunSpec(num_warmup=50, schedule=schedule).schedule == schedule
+    with pytest.raises(SpecError, match=r"`schedule=Schedule\(.*add up to 50 steps, not to `num_warmup=40`"):
+        RunSpec(num_warmup=40, schedule=schedule)
+    with pytest.raises(SpecError, match=r"is not a `distmc.Schedule"):
+        RunSpec(num_warmup=50, schedule=(5, (10, 20), 15))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +132,9 @@ def test_other_text_is_refused(text: str) -> None:
         *[(RunSpec, "precision", value) for value in ("float32", None)],
         *[(RunSpec, "num_blocks", value) for value in (0, 3, -4, 2.0)],
         (RunSpec, "reduction", "any"),
+        *[(_windowed, "windows", value) for value in ((0,), (10, 2.5), "10", 3, (True,))],
+        (_windowed, "initial_buffer", -1),
+        (_windowed, "final_buffer", 0),
         *[(RunSpec, "sampler", value) for value in ("HMC", HMC, None)],
         *[(HMC, "trajectory_length", value) for value in (0.0, -1.0, math.nan, math.inf, "1", 10**400, np.True_)],
         *[(ChEES, "min_trajectory_length", value) for value in (0, math.nan)],

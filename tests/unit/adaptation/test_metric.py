@@ -263,6 +263,35 @@ def test_matrices_without_a_factor_do_not_get_one(broken: Any) -> None:
         assert not np.all(np.isfinite(standard_factor(spread, grad_spread, jnp.asarray(50.0))))
 
 
+@pytest.mark.parametrize("num_draws", [1, 2, 4])
+def test_directions_that_few_draws_do_not_show_keep_their_scale(num_draws: int) -> None:
+    rng = np.random.default_rng(num_draws)
+    positions = rng.normal(size=(num_draws, NUM_DIMENSIONS))
+    # A standard normal target, whose gradients are as far as positions, but slightly off.
+    grads = -positions * rng.uniform(0.9, 1.1, size=NUM_DIMENSIONS)
+    spread, grad_spread = (jnp.asarray(kept.T @ kept / num_draws) for kept in (positions, grads))
+    assert np.linalg.matrix_rank(spread) == num_draws
+    factor = standard_factor(spread, grad_spread, jnp.asarray(float(num_draws)))
+    assert np.all(np.isfinite(factor))
+    np.testing.assert_allclose(np.linalg.eigvalsh(factor @ factor.T), 1.0, atol=0.2)
+
+
+def test_the_ridge_fades_with_the_number_of_draws() -> None:
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(NUM_DIMENSIONS, NUM_DIMENSIONS)))[0]
+    variances = np.geomspace(1e-4, 1.0, NUM_DIMENSIONS)
+
+    def narrowest(draws_per_dimension: float) -> float:
+        """Return the least variance that is learned, as a multiple of the true one."""
+        spread, grad_spread = (jnp.asarray(axes * values @ axes.T) for values in (variances, 1.0 / variances))
+        factor = standard_factor(spread, grad_spread, jnp.asarray(draws_per_dimension * NUM_DIMENSIONS))
+        return float(np.linalg.eigvalsh(factor @ factor.T)[0] / variances[0])
+
+    assert narrowest(0.5) > 5.0
+    assert 2.0 < narrowest(1.0) < 5.0
+    np.testing.assert_allclose(narrowest(10.0), 1.0, rtol=0.06)
+    np.testing.assert_allclose(narrowest(100.0), 1.0, rtol=1e-3)
+
+
 def test_auto_follows_dimensions_and_draws() -> None:
     assert choose_form("auto", num_dimensions=50, num_draws=195 * 32) == "dense"
     assert choose_form("auto", num_dimensions=100, num_draws=195 * 2) == "dense"

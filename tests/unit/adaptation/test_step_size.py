@@ -87,3 +87,27 @@ def test_rates_that_are_nothing_count_as_the_floor() -> None:
 def test_chains_without_weight_have_no_say() -> None:
     pooled = harmonic_mean_rate(jnp.array([0.9, 0.0, 0.7]), TARGET, jnp.array([1.0, 0.0, 1.0]), POOLING)
     np.testing.assert_allclose(pooled, 2.0 / (1.0 / 0.9 + 1.0 / 0.7), rtol=1e-12)
+
+
+@pytest.mark.parametrize("optimism", [1.0, 10.0])
+def test_the_search_ends_at_the_longest_step_and_turns_back_at_once(optimism: float) -> None:
+    longest = 1.5
+
+    def after(state: Any, rate: float, num_steps: int) -> list[Any]:
+        states = [state]
+        for _ in range(num_steps):
+            states.append(update_step_size(states[-1], jnp.asarray(rate), TARGET, longest))
+        return states[1:]
+
+    waiting = after(start_step_size(jnp.asarray(1.0), optimism), 1.0, 100)
+    sizes = np.exp([float(state.log_step_size) for state in waiting])
+    assert sizes.max() < longest * (1.0 + 1e-12)
+    np.testing.assert_allclose(sizes[20:], longest, rtol=1e-12)
+    np.testing.assert_allclose(np.exp(waiting[-1].log_average), longest, rtol=0.1)
+    (turned,) = after(waiting[-1], TARGET - 0.1, 1)
+    assert np.exp(turned.log_step_size) < 0.95 * longest
+    # Without the limit a hundred rates of 1 would have to be made up for first.
+    free = start_step_size(jnp.asarray(1.0), optimism)
+    for rate in [1.0] * 100 + [TARGET - 0.1] * 50:
+        free = update_step_size(free, jnp.asarray(rate), TARGET)
+    assert np.exp(free.log_step_size) > 2.0 * longest

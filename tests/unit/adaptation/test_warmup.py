@@ -126,6 +126,17 @@ def test_metric_changes_when_a_window_ends_and_only_then(history: Any) -> None:
     assert {ends[0], ends[-1]} <= set(changes) <= set(ends)
 
 
+def test_pull_comes_with_the_first_metric_and_changes_when_a_window_ends(history: Any) -> None:
+    _, (learned, _, _) = history
+    center, frequency = learned.pull
+    ends = WARMUP.schedule.window_ends
+    np.testing.assert_array_equal(frequency[: ends[0] + 1], 0.0)
+    np.testing.assert_array_equal(frequency[ends[0] + 1 :], 1.0)
+    changes = set(np.flatnonzero(np.any(center[1:] != center[:-1], axis=1)))
+    # Of the windows between, those of a normal target may see the same center to the bit.
+    assert {ends[0], ends[-1]} <= changes <= set(ends)
+
+
 def test_windows_start_afresh(history: Any) -> None:
     _, (learned, _, _) = history
     counts = learned.window.position.count

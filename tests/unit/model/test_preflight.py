@@ -13,9 +13,11 @@ from distmc.errors import DataError, ModelError, SpecError, StartError
 from distmc.model.density import cast_floats, likelihood_dtype, row_contributions
 from distmc.model.model import Model
 from distmc.model.preflight import cheap_checks, check
+from distmc.model.sampler_fit import check_sampler
 from distmc.model.shared import sum_and_gradient
+from distmc.model.subject import Subject
 from distmc.model.transforms import Unconstrainer
-from distmc.samplers import Slice
+from distmc.samplers import LAPS, ChEES, Slice
 from distmc.spec import RunSpec
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -61,6 +63,17 @@ def test_a_mapping_is_data_and_bad_data_is_a_finding_of_check_but_an_error_of_ch
     assert "disagree in their number of rows" in message_of(report, "data")
     with pytest.raises(DataError, match="disagree in their number of rows"):
         cheap_checks(linear_model, bad)
+
+
+def test_few_chains_are_warned_of_where_the_sampler_tunes_from_all_of_them(linear_model, linear_data):
+    def found(sampler, num_chains):
+        spec = RunSpec(sampler=sampler, num_chains=num_chains)
+        return check_sampler(Subject(linear_model, linear_data, spec, None))
+
+    ((outcome, message),) = found(LAPS(), 15)
+    assert outcome == "warning"
+    assert "`num_chains=15` with LAPS" in message
+    assert [note[0] for note in (*found(LAPS(), 16), *found(ChEES(), 2))] == ["ok", "ok"]
 
 
 def test_a_failed_essential_check_ends_the_others(linear_model, linear_data):
