@@ -17,12 +17,12 @@ from distmc.model.transforms import Unconstrainer
 from distmc.parallel.logdensity import ShardedLogDensity
 from distmc.sampling import compiled
 from distmc.testing.moments import require_moments, score_moments
-from distmc.zoo import categorical, normal
+from distmc.zoo import categorical, normal, regression
 from distmc.zoo.answers import Answer
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-NUM_ROWS = 80
+ROWS = {normal: 2_000, categorical: 80, regression: 500}
 
 
 def _sample(module: Any, data: Data, sampler: Any) -> Any:
@@ -38,9 +38,10 @@ def _sample(module: Any, data: Data, sampler: Any) -> Any:
     )
 
 
-def test_moments_are_the_exact_ones() -> None:
-    data = normal.simulate(2_000)
-    require_moments(_sample(normal, data, "ChEES"), normal.solve(data))
+@pytest.mark.parametrize("module", ROWS, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_moments_are_the_exact_ones(module: Any) -> None:
+    data = module.simulate(ROWS[module])
+    require_moments(_sample(module, data, "ChEES"), module.solve(data))
 
 
 @pytest.mark.parametrize("sampler", [distmc.SNAPER(), distmc.MEADS()], ids=lambda sampler: type(sampler).__name__)
@@ -77,8 +78,8 @@ def test_starts_far_away_cost_little_and_less_after_a_climb() -> None:
     distant = gradients({"slope": far})
     optimum = distmc.optimize(model, rows, num_starts=4, initial={"slope": far[:4]}, hessian=True, **same)
     climbed = optimum.num_evaluations + gradients(optimum.draw(16, spread=2.0))
-    # 514 and 434 when this was written, and 405 from the usual starts. 310 of each belong to the first twenty steps,
-    # whose trajectories have 16 integration steps wherever they begin.
+    # About 310 of each belong to the first twenty steps, whose trajectories have 16 integration steps wherever they
+    # begin.
     assert climbed < distant < 1.4 * climbed
 
 
@@ -126,7 +127,7 @@ def broken_run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_gate_closes_before_a_wrong_posterior(broken_run: Callable[[Data], Any]) -> None:
-    data = categorical.simulate(NUM_ROWS)
+    data = categorical.simulate(ROWS[categorical])
     tree, exact = broken_run(data), categorical.solve(data)
     with pytest.raises(AssertionError, match="Monte Carlo errors"):
         require_moments(tree, exact)
