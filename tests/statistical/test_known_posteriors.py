@@ -57,7 +57,7 @@ def test_scales_may_be_far_apart_and_far_from_the_start(sampler: Any) -> None:
     require_moments(tree, {"x": Answer(np.full(10, center), scales)})
 
 
-def test_starts_far_away_cost_little_and_less_after_a_climb() -> None:
+def test_starts_far_away_cost_little_after_a_climb() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(100, 4))
     rows = {"x": x, "y": rng.random(100) < 1.0 / (1.0 + np.exp(-x @ [1.0, -1.0, 0.5, 0.0]))}
@@ -78,9 +78,9 @@ def test_starts_far_away_cost_little_and_less_after_a_climb() -> None:
     distant = gradients({"slope": far})
     optimum = distmc.optimize(model, rows, num_starts=4, initial={"slope": far[:4]}, hessian=True, **same)
     climbed = optimum.num_evaluations + gradients(optimum.draw(16, spread=2.0))
-    # About 310 of each belong to the first twenty steps, whose trajectories have 16 integration steps wherever they
-    # begin.
-    assert climbed < distant < 1.4 * climbed
+    usual = gradients(None)
+    print(f"gradients in warm-up: {distant} from far away, {climbed} with a climb, {usual} from the usual starts")
+    assert climbed < min(1.2 * usual, 0.8 * distant)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
