@@ -133,6 +133,19 @@ def test_starting_values_that_cannot_be_used(initial: Any, words: str) -> None:
 
 
 @pytest.mark.usefixtures("nothing_starts")
+def test_a_single_chain_that_starts_where_the_gradient_is_not_finite_is_named() -> None:
+    def log_likelihood(params: Any, data: Any) -> Any:
+        # Below zero the slope of the root is infinite, and that of the maximum zero.
+        return normal.log_likelihood(params, data) + jnp.sqrt(jnp.maximum(params["mean"], 0.0))
+
+    # Beyond the first few chains.
+    mean = np.ones(7)
+    mean[5] = -1.0
+    with pytest.raises(StartError, match=r"1 of 7 chains start where .*chain 5: log-density .*over all 40 rows"):
+        _sample(model=_model(log_likelihood), num_chains=7, initial={"mean": mean})
+
+
+@pytest.mark.usefixtures("nothing_starts")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
