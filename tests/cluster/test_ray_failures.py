@@ -15,6 +15,7 @@ from distmc.errors import CapacityError, DriftError, Interrupted, ModelError, St
 from distmc.orchestration import policies
 from distmc.orchestration.events import ChunkCommitted, RunEnded, RunEvent, SamplingResumed, WorkersLost, WorkersStarted
 from distmc.orchestration.session import run
+from distmc.parallel import processes
 from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.spec import Ray
 
@@ -90,6 +91,34 @@ def test_all_steps_are_committed_in_order(watcher: Watcher) -> None:
     # Ranks 0, 1 and 2 contribute 1 + 2 + 3 in every step.
     assert watcher.totals == [6.0 * step for step in range(1, 61)]
     assert isinstance(watcher.events[-1], RunEnded)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system cannot pin processes")
+def test_workers_on_one_node_have_cores_and_threads_of_their_own(watcher: Watcher) -> None:
+    # Where the cluster of four is not most of the machine, the choice of cores is left to the system.
+    given = os.sched_getaffinity(0)
+    num_cpus = min(2, max(1, len(given) // 2))
+    found: dict[int, tuple[set[int], list[str]]] = {}
+
+    def look(chunk: int) -> None:
+        for rank, pid in watcher.pids.items():
+            threads = [word for word in environment_of(pid) if word.startswith("PJRT_NPROC=")]
+            found[rank] = os.sched_getaffinity(pid), threads
+
+    watcher.on_chunk = look
+    start(watcher, num_workers=2, num_cpus_per_worker=num_cpus)
+    for rank, (cores, threads) in found.items():
+        assert cores == set(processes.cores_for(rank, 2, num_cpus, given) or given)
+        assert threads == [f"PJRT_NPROC={num_cpus}"]
+    assert len(found) == 2
+    if 2 <= len(given) < 4 * num_cpus:
+        assert [len(cores) for cores, _ in found.values()] == [num_cpus] * 2
+        assert found[0][0].isdisjoint(found[1][0])
+
+
+def environment_of(pid: int) -> list[str]:
+    """Return the variables that a process was started with."""
+    return pathlib.Path(f"/proc/{pid}/environ").read_text().split("\0")
 
 
 def test_exception_that_comes_again_is_the_root_cause(watcher: Watcher) -> None:
