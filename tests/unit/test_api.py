@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import arviz_stats
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -22,6 +23,7 @@ from distmc.errors import DataError, InputError, ModelError, RunDirectoryError, 
 from distmc.orchestration import session
 from distmc.orchestration.events import ChunkCommitted
 from distmc.sampling.worker import Worker
+from distmc.spec import RunSpec
 from distmc.zoo import categorical, normal
 
 NUM_ROWS = 40
@@ -298,6 +300,24 @@ def test_the_path_is_kept_and_opens_again(finished: tuple[Path, xr.DataTree]) ->
     xr.testing.assert_identical(again["posterior"].to_dataset(), tree["posterior"].to_dataset())
     again.close()
     assert json.loads((path / "run.json").read_text())["status"] == "finished"
+
+
+def test_the_file_says_where_its_draws_come_from(finished: tuple[Path, xr.DataTree]) -> None:
+    path, _ = finished
+    with xr.open_datatree(path / "posterior.nc") as file:
+        attributes = dict(file.attrs)
+    versions = json.loads(attributes["versions"])
+    assert {"python", "distmc", "jax", "jaxlib", "numpyro", "numpy"} <= set(versions)
+    assert (versions["distmc"], versions["jax"]) == (distmc.__version__, jax.__version__)
+    assert attributes["inference_library_version"] == distmc.__version__
+    spec = RunSpec.from_json(attributes["spec"])
+    assert (spec.num_chains, spec.num_warmup, spec.num_draws, spec.num_blocks) == (4, 30, 20, 4)
+    assert (attributes["seed"], attributes["num_workers"]) == (spec.seed, 1)
+    assert (attributes["status"], attributes["is_partial"]) == ("finished", 0)
+    stages = json.loads(attributes["timings"])
+    assert 0 <= stages["compiling began"] <= stages["sampling began"]
+    assert attributes["sampling_time"] > 0 < attributes["warmup_time"]
+    assert len(attributes["model_fingerprint"]) == len(attributes["data_fingerprint"]) == 64
 
 
 def test_a_run_of_another_model_is_not_overwritten(finished: tuple[Path, xr.DataTree]) -> None:
