@@ -129,7 +129,8 @@ def test_starting_positions_that_are_sometimes_bad_are_refused_and_initial_value
 def test_every_chain_is_looked_at_however_many_there_are(linear_model, linear_data, value_too):
     intercept = np.ones(150)
     intercept[[4, 149]] = -1.0
-    model, initial = bad_below(linear_model, "intercept", 0.0, value_too), {"intercept": intercept}
+    model = bad_below(linear_model, "intercept", 0.0, value_too)
+    initial = {"intercept": intercept, "slope": np.zeros(2), "scale": 1.0}
     words = "chain 4: log-density nan, chain 149: log-density nan"
     if not value_too:
         words = r"chain 4: log-density -[\d.]+, but its gradient is not finite, chain 149: .*`distmc.check` says how"
