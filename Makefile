@@ -43,6 +43,10 @@ $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "distmc needs Python 3.11 or newer, but '$(PYTHON) --version' says: $$($(PYTHON) --version 2>&1)" >&2; \
 	  echo "Install one and name it, for instance: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 14))' || { \
+	  echo "Note: constraints.txt pins versions for Python 3.11 to 3.13, but '$(PYTHON) --version' says:" \
+	    "$$($(PYTHON) --version 2>&1)." >&2; \
+	  echo "If installing fails, name an older one, for instance: make PYTHON=python3.13 $(MAKECMDGOALS)" >&2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "'$(PYTHON)' cannot make virtual environments: its modules venv and ensurepip are missing." >&2; \
 	  echo "Install them (on Debian and Ubuntu the package python3-venv), or name another Python with PYTHON=." >&2; exit 1; }

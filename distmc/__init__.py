@@ -1,9 +1,9 @@
 """Exact Bayesian sampling where one machine is too slow: all chains in lockstep, rows over a Ray cluster."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+import typing as _typing
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from distmc import errors
     from distmc.api import check, extend, resume, sample, verdict
     from distmc.data.data import Data
@@ -67,14 +67,14 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     """Load a public name when it is first used."""
     if name == "__version__":
-        value: Any = importlib.import_module("importlib.metadata").version("distmc")
+        value: _typing.Any = _importlib.import_module("importlib.metadata").version("distmc")
     elif name == "errors":
-        value = importlib.import_module("distmc.errors")
+        value = _importlib.import_module("distmc.errors")
     elif name in _MODULE_OF:
-        value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+        value = getattr(_importlib.import_module(_MODULE_OF[name]), name)
     else:
         raise AttributeError(f"module 'distmc' has no attribute {name!r}")
     globals()[name] = value

@@ -54,6 +54,7 @@ class Tally:
         self._thin = spec.thin
         self._last: ChunkCommitted | None = None
         self._num_divergent = 0
+        self._num_nonfinite = 0
         # Times and steps of the latest commits in this phase: older ones say little about what is still to come.
         self._recent: collections.deque[tuple[float, int]] = collections.deque(maxlen=_WINDOW)
 
@@ -83,6 +84,7 @@ class Tally:
         if phase != self.phase:
             self.phase = phase
             self._num_divergent = 0
+            self._num_nonfinite = 0
             while len(self._recent) > 1:
                 self._recent.popleft()
         if self._last is None:
@@ -91,6 +93,7 @@ class Tally:
         self.step = event.report.step
         self.seconds = event.seconds
         self._num_divergent += event.report.num_divergent
+        self._num_nonfinite += event.report.num_nonfinite
         self._recent.append((event.seconds, event.report.step))
 
     @property
@@ -123,8 +126,10 @@ class Tally:
             f"{report.num_integration_steps:.1f} integration steps",
             f"acceptance {report.acceptance_rate:.2f}",
             f"{self._num_divergent} divergent",
-            self._speed(),
         ]
+        if self._num_nonfinite:
+            words.append(f"{self._num_nonfinite} not finite")
+        words.append(self._speed())
         if self.generation > 0:
             words.append(f"generation {self.generation} of {_workers(self.num_workers)}")
         if self.seconds_left is not None and not self.is_over:

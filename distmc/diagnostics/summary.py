@@ -66,6 +66,8 @@ class Summary:
     energy_bfmi : tuple of float
         Estimated Bayesian fraction of missing information of each chain: the mean square of the energy's change from
         draw to draw over its variance. Near 1 where energies are drawn freely; empty if they were not recorded.
+    num_nonfinite : int
+        Draws with a proposal that was refused because log-density or gradient were not finite there.
     """
 
     num_chains: int
@@ -76,6 +78,7 @@ class Summary:
     suspicious_chains: tuple[ChainSign, ...]
     sampling_seconds: float | None
     energy_bfmi: tuple[float, ...] = ()
+    num_nonfinite: int = 0
 
     @property
     def varying(self) -> tuple[ParameterSummary, ...]:
@@ -117,6 +120,8 @@ class Summary:
                 f"least tail ESS    {self.least_ess_tail.ess_tail:,.0f} ({self.least_ess_tail.name})",
             ]
         lines.append(f"divergences       {self.num_divergent:,}")
+        if self.num_nonfinite:
+            lines.append(f"not finite        {self.num_nonfinite:,}")
         if self.draws_per_second is not None and self.ess_per_second is not None:
             lines.append(f"draws per second  {self.draws_per_second:,.1f}")
             lines.append(f"ESS per second    {self.ess_per_second:,.1f}")
@@ -165,12 +170,17 @@ def summarise(tree: xr.DataTree, var_names: Sequence[str] | None = None) -> Summ
         num_chains=posterior.sizes["chain"],
         num_draws=posterior.sizes["draw"],
         parameters=tuple(row for name in posterior for row in _rows(posterior[name])),
-        num_divergent=0 if stats is None or "diverging" not in stats else int(stats["diverging"].sum()),
+        num_divergent=_count(stats, "diverging"),
         acceptance_rates=_acceptance_rates(stats),
         suspicious_chains=suspicious_chains(posterior, stats),
         sampling_seconds=_sampling_seconds(tree),
         energy_bfmi=_energy_bfmi(stats),
+        num_nonfinite=_count(stats, "is_nonfinite"),
     )
+
+
+def _count(stats: xr.Dataset | None, name: str) -> int:
+    return 0 if stats is None or name not in stats else int(stats[name].sum())
 
 
 def _posterior(tree: xr.DataTree, var_names: Sequence[str] | None) -> xr.Dataset:

@@ -1,6 +1,6 @@
 """Hamiltonian Monte Carlo for all chains in lockstep.
 
-Every chain runs a leapfrog trajectory with the same number of integration steps and the same step size, so no
+Every chain runs a trajectory with the same number of integration steps and the same step size, so no
 chain waits for another and one evaluation of the target serves all of them. Jitter and tuning of that number
 belong to adaptation. The integrator works in whitened coordinates of the metric; it is leapfrog, or splits off the
 pull of a normal distribution where one is known.

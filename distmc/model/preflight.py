@@ -20,6 +20,7 @@ from distmc.model.probes import (
     check_likelihood,
     check_parameters,
     check_rows_add_up,
+    check_starts,
 )
 from distmc.model.sampler_fit import check_sampler, default_sampler
 from distmc.model.subject import Note, Subject
@@ -35,7 +36,9 @@ _ESSENTIAL = (
     ("likelihood", check_likelihood),
     ("finite", check_finite),
 )
+_STARTS = ("starts", check_starts)
 _THOROUGH = (
+    _STARTS,
     ("gradient", check_gradient),
     ("rows add up", check_rows_add_up),
     ("precision", check_precision),
@@ -146,7 +149,7 @@ def cheap_checks(
     """Run the checks that take a moment, which every run begins with.
 
     Takes what `check` takes, and looks at sampler, parameters and supports, data, shape of the likelihood, and whether
-    the log-density is finite at a few starting positions on a few rows.
+    log-density and gradient are finite at the starting positions of all chains on a few rows.
 
     Returns
     -------
@@ -160,7 +163,7 @@ def cheap_checks(
     """
     with double_precision(model):
         subject = Subject(model, Data.coerce(data), spec or _default_spec(model), initial)
-        return tuple(_finding(name, note) for name, function in _ESSENTIAL for note in function(subject))
+        return tuple(_finding(name, note) for name, function in (*_ESSENTIAL, _STARTS) for note in function(subject))
 
 
 def _default_spec(model: Model) -> RunSpec:

@@ -16,6 +16,7 @@ from distmc.model.abstract import shape_struct
 from distmc.model.density import cast_floats, likelihood_dtype, likelihood_output, log_prior_density, row_contributions
 from distmc.model.gradients import require_gradient
 from distmc.model.model import Parameter
+from distmc.model.start import require_finite_starts
 from distmc.model.subject import Note, Subject
 from distmc.model.work import float64_share
 from distmc.types import Array, NumpyArray
@@ -134,6 +135,14 @@ def check_finite(subject: Subject) -> list[Note]:
             "there; look at that row, at priors that reach where the likelihood overflows, or give `initial` values."
         )
     return [("warning", f"{worst}, for instance at {where}. Chains that start there need other `initial` values.")]
+
+
+def check_starts(subject: Subject) -> list[Note]:
+    """Refuse starting positions where log-density or gradient are not finite, on the rows examined, in any chain."""
+    found, examined = subject.at_starts, subject.rows_examined()
+    require_finite_starts(found.logdensity, found.gradient, f"over {examined}")
+    what = "the log-density is" if found.gradient is None else "log-density and gradient are"
+    return [("ok", f"All {len(found.logdensity)} chains start where {what} finite, over {examined}.")]
 
 
 def check_rows_add_up(subject: Subject) -> list[Note]:

@@ -69,6 +69,44 @@ def starting_positions(
     return positions
 
 
+def require_finite_starts(logdensity: NumpyArray, gradient: NumpyArray | None, rows: str = "") -> None:
+    """Refuse chains that start where they could never move away from.
+
+    Parameters
+    ----------
+    logdensity : float array (num_chains,)
+        At the starting positions.
+    gradient : float array (num_chains, num_dimensions), or None
+        Its gradient; None for a sampler that needs none.
+    rows : str
+        Which rows were evaluated, in words, where it was not all of them.
+
+    Raises
+    ------
+    StartError
+        Names the first of the chains where either is not finite.
+    """
+    is_good = np.isfinite(logdensity)
+    if gradient is not None:
+        is_good &= np.all(np.isfinite(gradient), axis=1)
+    if np.all(is_good):
+        return
+    bad = np.flatnonzero(~is_good)
+    has_value = np.isfinite(logdensity)
+    shown = ", ".join(
+        f"chain {chain}: log-density {logdensity[chain]}" + ", but its gradient is not finite" * bool(has_value[chain])
+        for chain in bad[:3]
+    )
+    what = "log-density is" if gradient is None else "log-density or its gradient is"
+    raise StartError(
+        f"{bad.size} of {is_good.size} chains start where the {what} not finite ({shown}{rows and f'; {rows}'}). "
+        "A chain can only start inside the support of prior and likelihood; give starting values with `initial`, "
+        "or a prior that keeps away from impossible parameters."
+        + " Where only the gradient is not finite, `distmc.check` says how that comes about."
+        * bool(has_value[bad].any())
+    )
+
+
 def _require_known(model: Model, initial: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if initial is None:
         return {}

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,13 @@ import numpy as np
 
 from distmc.data.blocks import BlockPlan, plan_blocks
 from distmc.data.data import Data
+from distmc.errors import ModelError
+from distmc.model.abstract import first_line
 from distmc.model.density import cast_floats, likelihood_dtype, log_prior_density, row_contributions
 from distmc.model.model import Model
 from distmc.model.start import starting_positions
 from distmc.model.transforms import Unconstrainer
+from distmc.samplers import WITHOUT_GRADIENT
 from distmc.spec import Precision, RunSpec
 from distmc.types import Array, NumpyArray
 
@@ -22,6 +25,27 @@ Note: TypeAlias = tuple[Literal["ok", "note", "warning"], str]
 
 MAX_ROWS_EXAMINED = 256
 _NUM_POINTS = 4
+# Starting positions are evaluated in slabs of at most this many, so that thousands of chains need no more memory.
+_SLAB = 64
+# What is evaluated once need not be compiled well: that takes half as long for a hidden Markov model's gradient.
+_COMPILED_QUICKLY: dict[str, str | bool | int] = {"xla_backend_optimization_level": 0}
+
+
+class AtStarts(NamedTuple):
+    """What the rows examined give at the starting positions of all chains.
+
+    Attributes
+    ----------
+    logdensity : float64 array (num_chains,)
+        Priors, log-determinant and the rows examined.
+    contributions : float array (num_chains, rows examined)
+    gradient : float64 array (num_chains, num_dimensions), or None
+        Of the log-density; None for a sampler that needs none.
+    """
+
+    logdensity: NumpyArray
+    contributions: NumpyArray
+    gradient: NumpyArray | None
 
 
 class Subject:
@@ -61,10 +85,54 @@ class Subject:
         return Data(rows, of_data.constants, of_data.length, of_data.missing, of_data.ragged)
 
     @functools.cached_property
+    def starts(self) -> NumpyArray:
+        """Starting positions of all chains, (num_chains, num_dimensions)."""
+        return starting_positions(self.model, self.spec.num_chains, self.spec.seed, self.initial)
+
+    @property
     def points(self) -> NumpyArray:
         """Some starting positions, (num_points, num_dimensions)."""
-        num_points = min(_NUM_POINTS, self.spec.num_chains) if self.initial is None else self.spec.num_chains
-        return starting_positions(self.model, num_points, self.spec.seed, self.initial)[:_NUM_POINTS]
+        return self.starts[:_NUM_POINTS]
+
+    @functools.cached_property
+    def at_starts(self) -> AtStarts:
+        """The rows examined at the starting positions of all chains, which one compiled program evaluates.
+
+        Raises
+        ------
+        ModelError
+            If the model cannot be evaluated for several chains at once.
+        """
+        num_slabs = -(-len(self.starts) // _SLAB)
+        size = -(-len(self.starts) // num_slabs)
+        missing = num_slabs * size - len(self.starts)
+        padded = np.concatenate([self.starts, self.starts[:1].repeat(missing, axis=0)])
+        evaluate = jax.jit(jax.vmap(self._terms, (0, None, None)), compiler_options=_COMPILED_QUICKLY)
+        inputs = self.inputs("float64")
+        try:
+            slabs = [jax.tree.map(np.asarray, evaluate(slab, *inputs)) for slab in np.split(padded, num_slabs)]
+        except Exception as error:
+            raise ModelError(
+                f"The log-density raised {type(error).__name__} when distmc asked JAX for several chains at once: "
+                f"{first_line(error)} Chains move together, so `jax.vmap` must be able to map it; a "
+                "`jax.pure_callback` says how with `vmap_method`."
+            ) from error
+        return AtStarts(*jax.tree.map(lambda *parts: np.concatenate(parts)[: len(self.starts)], *slabs))
+
+    def _terms(
+        self, flat: Array, rows: Mapping[str, Any], constants: Mapping[str, Any]
+    ) -> tuple[Array, Array, Array | None]:
+        """Return the fields of `AtStarts` for one chain."""
+
+        def logdensity(flat: Array) -> tuple[Array, Array]:
+            params, _ = self.unconstrainer.constrain(flat)
+            contributions = row_contributions(self.model, params, rows, constants)
+            return self.log_prior(flat) + jnp.sum(contributions, dtype=jnp.float64), contributions
+
+        if isinstance(self.spec.sampler, WITHOUT_GRADIENT):
+            return *logdensity(flat), None
+        (value, contributions), gradient = jax.value_and_grad(logdensity, has_aux=True)(flat)
+        return value, contributions, gradient
 
     @functools.cached_property
     def contributions(self) -> Callable[[Array], Array]:
@@ -100,10 +168,10 @@ class Subject:
         """Return the log-density of the rows examined at one position."""
         return self.log_prior(flat) + jnp.sum(self.contributions(flat), dtype=jnp.float64)
 
-    @functools.cached_property
+    @property
     def values(self) -> NumpyArray:
         """Contributions at all points, (num_points, rows examined)."""
-        return np.stack([np.asarray(self.contributions(point)) for point in self.points])
+        return self.at_starts.contributions[:_NUM_POINTS]
 
     @property
     def finite_points(self) -> NumpyArray:

@@ -15,10 +15,11 @@ from jax.sharding import Mesh
 
 from distmc.data.blocks import USUAL_BLOCKS, plan_blocks
 from distmc.data.data import Data
-from distmc.errors import SpecError, StartError
+from distmc.errors import SpecError
 from distmc.model.density import cast_floats, likelihood_dtype
 from distmc.model.double import double_precision
 from distmc.model.model import Model
+from distmc.model.start import require_finite_starts
 from distmc.model.transforms import Unconstrainer
 from distmc.parallel.logdensity import pack_shard
 from distmc.parallel.mesh import build_mesh, first_to_host, replicate, shard, to_host
@@ -192,7 +193,7 @@ class Worker:
                 jax.block_until_ready(self._state)
                 self._state = replicate(self._mesh, from_arrays(checkpoint.arrays, self._program.state))
             state = to_host(self._state)
-        _require_finite(state)
+        require_finite_starts(state.kernel.logdensity, getattr(state.kernel, "logdensity_grad", None))
         nothing = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape[1:]), leaf.dtype), self._program.trace)
         number = 0 if checkpoint is None else checkpoint.chunk
         self._chunks.append(_Chunk(number, "start", int(state.step), state, nothing))
@@ -342,18 +343,3 @@ def _by_chain(kept: Array | NumpyArray) -> NumpyArray:
 def _chains_first(kept: NumpyArray) -> NumpyArray:
     """Swap (step, chain, ...) to (chain, step, ...)."""
     return np.ascontiguousarray(np.swapaxes(kept, 0, 1))
-
-
-def _require_finite(state: RunState) -> None:
-    is_good = np.isfinite(state.kernel.logdensity)
-    if hasattr(state.kernel, "logdensity_grad"):
-        is_good &= np.all(np.isfinite(state.kernel.logdensity_grad), axis=1)
-    if not np.all(is_good):
-        bad = np.flatnonzero(~is_good)
-        shown = ", ".join(f"chain {chain}: log-density {state.kernel.logdensity[chain]}" for chain in bad[:3])
-        what = "log-density or its gradient is" if hasattr(state.kernel, "logdensity_grad") else "log-density is"
-        raise StartError(
-            f"{bad.size} of {is_good.size} chains start where the {what} not finite ({shown}). "
-            "A chain can only start inside the support of prior and likelihood; give starting values with `initial`, "
-            "or a prior that keeps away from impossible parameters."
-        )

@@ -53,10 +53,11 @@ def read_data(path: str | os.PathLike[str]) -> Data:
         If the file is missing, unreadable or of another kind, or its content cannot be used.
     """
     file = _data_path(path)
-    if not file.exists():
-        raise DataError(f"The file of data `{file}` does not exist; give the path of an .npz or .nc file.")
     read = _read_npz if file.suffix == ".npz" else _read_netcdf
     try:
+        # This raises in some versions of Python where a folder above the file gives no access.
+        if not file.exists():
+            raise DataError(f"The file of data `{file}` does not exist; give the path of an .npz or .nc file.")
         rows, constants, options = read(file)
     except _UNREADABLE as error:
         raise DataError(f"The file of data `{file}` could not be read: {describe(error)}. {_form(file)}") from error

@@ -31,6 +31,7 @@ from distmc.testing.obstacles import (
     broken_far_out,
     steep,
     target_of,
+    with_bystander,
 )
 from distmc.types import Array, NumpyArray, PyTree
 
@@ -186,6 +187,30 @@ def check_evaluations(case: KernelCase) -> None:
             _require(case, len(calls) == told, words)
 
 
+def check_inner_product(case: KernelCase) -> None:
+    """Require that whatever is summed over coordinates is summed by the target's `dot`, and by nothing else.
+
+    The last coordinate has no part in the density nor in `dot`, so that wherever a chain starts along it, and whatever
+    speed it gains there, nothing else may change. A kernel that adds up squared momenta itself would see it.
+    """
+    if not case.has_gradient:
+        # Nothing but the noise would tell of the coordinate, and that is the same wherever it starts.
+        return
+    position, elsewhere = _positions(), _positions()
+    elsewhere[:, -1] += 2.0
+    here, there = (
+        _take_step(case, with_bystander, start, _keys(), NUM_DIMENSIONS - 1) for start in (position, elsewhere)
+    )
+    when = "when a coordinate that the target's `dot` leaves out starts elsewhere: something is summed without it"
+    _require_same(case, _without_last(there), _without_last(here), None, when)
+
+
+def _without_last(outcome: _Outcome) -> _Outcome:
+    """Return the outcome with positions that lack the last coordinate, and log-densities, for all of the state."""
+    after = {"position": outcome.after["position"][:, :-1], "logdensity": outcome.after["logdensity"]}
+    return outcome._replace(after=after)
+
+
 def check_parameters_are_values(case: KernelCase) -> None:
     """Require that other parameters of the same shapes are taken by the compiled step as it is."""
     traces: list[int] = []
@@ -219,6 +244,7 @@ KERNEL_CHECKS: tuple[Callable[[KernelCase], None], ...] = (
     check_constant_density,
     check_any_position,
     check_evaluations,
+    check_inner_product,
     check_parameters_are_values,
 )
 """All checks of a kernel."""
@@ -228,8 +254,8 @@ KERNEL_CHECKS: tuple[Callable[[KernelCase], None], ...] = (
 
 
 @functools.lru_cache(maxsize=4)
-def _compiled(case: KernelCase, logdensity_and_grad: LogDensityAndGrad) -> Callable[..., Any]:
-    kernel = case.build_kernel(target_of(logdensity_and_grad))
+def _compiled(case: KernelCase, logdensity_and_grad: LogDensityAndGrad, num_summed: int | None) -> Callable[..., Any]:
+    kernel = case.build_kernel(target_of(logdensity_and_grad, num_summed))
 
     def step(start_keys: Array, rng_keys: Array, position: Array, parameters: Any) -> tuple[Any, Any, Any]:
         state = case.start(kernel, start_keys, position)
@@ -238,10 +264,16 @@ def _compiled(case: KernelCase, logdensity_and_grad: LogDensityAndGrad) -> Calla
     return jax.jit(step)
 
 
-def _take_step(case: KernelCase, logdensity_and_grad: LogDensityAndGrad, position: NumpyArray, keys: Array) -> _Outcome:
+def _take_step(
+    case: KernelCase,
+    logdensity_and_grad: LogDensityAndGrad,
+    position: NumpyArray,
+    keys: Array,
+    num_summed: int | None = None,
+) -> _Outcome:
     with jax.enable_x64(True):
         start_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
-        step = _compiled(case, logdensity_and_grad)
+        step = _compiled(case, logdensity_and_grad, num_summed)
         before, after, info = step(start_keys, keys, jnp.asarray(position), _parameters(case))
         return _Outcome(to_arrays(before), to_arrays(after), jax.tree.map(np.asarray, info))
 

@@ -22,11 +22,11 @@ BREAKAGES = ((np.nan, np.nan), (-np.inf, 0.0), (np.inf, 0.0), (0.0, np.nan), (0.
 _EDGE = 50.0
 
 
-def target_of(logdensity_and_grad: LogDensityAndGrad) -> Target:
-    """Return the target of a density whose coordinates are all on this device."""
+def target_of(logdensity_and_grad: LogDensityAndGrad, num_summed: int | None = None) -> Target:
+    """Return the target of a density whose coordinates, or the first few, are all there is to its inner product."""
     return Target(
         logdensity_and_grad=logdensity_and_grad,
-        dot=lambda a, b: jnp.sum(a * b, axis=-1),
+        dot=lambda a, b: jnp.sum((a * b)[..., :num_summed], axis=-1),
         logdensity=lambda position: logdensity_and_grad(position)[0],
     )
 
@@ -39,6 +39,12 @@ def steep(position: Array) -> tuple[Array, Array]:
 
     value, grad = jax.vmap(jax.value_and_grad(logdensity))(position)
     return value, grad
+
+
+def with_bystander(position: Array) -> tuple[Array, Array]:
+    """Return `steep` of all coordinates but the last, on which a force acts that the density knows nothing of."""
+    value, grad = steep(position[:, :-1])
+    return value, jnp.concatenate([grad, position[:, -1:]], axis=1)
 
 
 def broken_far_out(position: Array) -> tuple[Array, Array]:

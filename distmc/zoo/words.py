@@ -98,7 +98,8 @@ def load_words(num_words: int, seed: int = 0) -> Data:
     Returns
     -------
     data : Data
-        Rows `phones`, int8 (num_words, longest), numbers into `PHONES`, and `length` (num_words,).
+        Rows `phones`, int8 (num_words, longest), numbers into `PHONES`, and `length` (num_words,): from 1 to 28 in
+        the whole dictionary, which has one word beyond 20. The demonstration's 50,000 go from 1 to 20.
 
     Raises
     ------

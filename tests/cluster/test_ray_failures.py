@@ -15,6 +15,7 @@ from distmc.errors import CapacityError, DriftError, Interrupted, ModelError, St
 from distmc.orchestration import policies
 from distmc.orchestration.events import ChunkCommitted, RunEnded, RunEvent, SamplingResumed, WorkersLost, WorkersStarted
 from distmc.orchestration.session import run
+from distmc.parallel import processes
 from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.spec import Ray
 
@@ -229,12 +230,28 @@ def _only_in(pid: int) -> None:
         raise ImportError("this module is only in the driver")
 
 
-def test_model_may_hold_jax_arrays(watcher: Watcher) -> None:
+def test_two_workers_of_a_node_have_cores_of_their_own_and_a_model_with_jax_arrays(watcher: Watcher) -> None:
     import jax.numpy as jnp
 
+    places: dict[int, tuple[set[int], str]] = {}
+    watcher.on_chunk = lambda chunk: places.update({rank: place_of(pid) for rank, pid in watcher.pids.items()})
     # Unpickling one starts the devices, which would be too early before the workers are connected.
     start(watcher, task=faulty.task(log_likelihood=jnp.ones(3)), num_workers=2)
     assert watcher.committed_steps == 60
+    assert [threads for _, threads in places.values()] == ["1", "1"]
+    # Two workers are most of a machine of two or three cores; elsewhere the choice is left to the system.
+    given = os.sched_getaffinity(0)
+    cores = [places[rank][0] for rank in range(2)]
+    assert cores == [set(processes.cores_for(rank, 2, 1, given) or given) for rank in range(2)]
+    assert len(given) not in (2, 3) or ([len(own) for own in cores] == [1, 1] and cores[0].isdisjoint(cores[1]))
+
+
+def place_of(pid: int) -> tuple[set[int], str]:
+    """Return the cores that a process may use, and how many threads XLA was told to start in it."""
+    variables = dict(
+        word.split("=", 1) for word in pathlib.Path(f"/proc/{pid}/environ").read_text().split("\0") if word
+    )
+    return os.sched_getaffinity(pid), variables["PJRT_NPROC"]
 
 
 @pytest.mark.parametrize(

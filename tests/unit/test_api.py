@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import arviz_stats
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -132,6 +133,19 @@ def test_parameters_that_cannot_be_used(parameter: Callable[[], Any], words: str
 def test_starting_values_that_cannot_be_used(initial: Any, words: str) -> None:
     with pytest.raises(StartError, match=words):
         _sample(model=_model(scale=dist.HalfNormal(1.0)), initial=initial)
+
+
+@pytest.mark.usefixtures("nothing_starts")
+def test_a_single_chain_that_starts_where_the_gradient_is_not_finite_is_named() -> None:
+    def log_likelihood(params: Any, data: Any) -> Any:
+        # Below zero the slope of the root is infinite, and that of the maximum zero.
+        return normal.log_likelihood(params, data) + jnp.sqrt(jnp.maximum(params["mean"], 0.0))
+
+    # Beyond the first few chains.
+    mean = np.ones(7)
+    mean[5] = -1.0
+    with pytest.raises(StartError, match=r"1 of 7 chains start where .*chain 5: log-density .*over all 40 rows"):
+        _sample(model=_model(log_likelihood), num_chains=7, initial={"mean": mean})
 
 
 @pytest.mark.usefixtures("nothing_starts")
@@ -321,6 +335,24 @@ def test_the_path_is_kept_and_opens_again(finished: tuple[Path, xr.DataTree]) ->
     xr.testing.assert_identical(again["posterior"].to_dataset(), tree["posterior"].to_dataset())
     again.close()
     assert json.loads((path / "run.json").read_text())["status"] == "finished"
+
+
+def test_the_file_says_where_its_draws_come_from(finished: tuple[Path, xr.DataTree]) -> None:
+    path, _ = finished
+    with xr.open_datatree(path / "posterior.nc") as file:
+        attributes = dict(file.attrs)
+    versions = json.loads(attributes["versions"])
+    assert {"python", "distmc", "jax", "jaxlib", "numpyro", "numpy"} <= set(versions)
+    assert (versions["distmc"], versions["jax"]) == (distmc.__version__, jax.__version__)
+    assert attributes["inference_library_version"] == distmc.__version__
+    spec = RunSpec.from_json(attributes["spec"])
+    assert (spec.num_chains, spec.num_warmup, spec.num_draws, spec.num_blocks) == (4, 30, 20, 4)
+    assert (attributes["seed"], attributes["num_workers"]) == (spec.seed, 1)
+    assert (attributes["status"], attributes["is_partial"]) == ("finished", 0)
+    stages = json.loads(attributes["timings"])
+    assert 0 <= stages["compiling began"] <= stages["sampling began"]
+    assert attributes["sampling_time"] > 0 < attributes["warmup_time"]
+    assert len(attributes["model_fingerprint"]) == len(attributes["data_fingerprint"]) == 64
 
 
 def test_a_run_of_another_model_is_not_overwritten(finished: tuple[Path, xr.DataTree]) -> None:

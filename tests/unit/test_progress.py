@@ -28,7 +28,7 @@ def stage(name: Stage, seconds: float) -> StageBegan:
     return StageBegan(stage=name, seconds=seconds)
 
 
-def chunk(step: int, seconds: float, phase: Phase, num_divergent: int = 0) -> ChunkCommitted:
+def chunk(step: int, seconds: float, phase: Phase, num_divergent: int = 0, num_nonfinite: int = 0) -> ChunkCommitted:
     report = ChunkReport(
         rank=0,
         chunk=1,
@@ -41,7 +41,7 @@ def chunk(step: int, seconds: float, phase: Phase, num_divergent: int = 0) -> Ch
         num_integration_steps=7.0,
         acceptance_rate=0.81,
         num_divergent=num_divergent,
-        num_nonfinite=0,
+        num_nonfinite=num_nonfinite,
     )
     return ChunkCommitted(report=report, num_steps=400, seconds=seconds)
 
@@ -81,6 +81,15 @@ def test_speed_of_draws_does_not_mix_with_warmup() -> None:
         "[0:01:50] draws 200/400 steps · step size 0.125 · 7.0 integration steps · acceptance 0.81 · "
         "1 divergent · 40 draws/s · 0:00:20 left"
     )
+
+
+def test_what_is_not_finite_is_counted_and_shown_only_where_there_is_any() -> None:
+    tally = tally_of(stage("sampling", 0.0), chunk(10, 1.0, "warmup", 5, 4), chunk(20, 2.0, "warmup", 3, 2))
+    assert " · 8 divergent · 6 not finite · " in tally.line()
+    tally.note(chunk(101, 3.0, "draws", 1))
+    assert "not finite" not in tally.line()
+    tally.note(chunk(102, 4.0, "draws", 1, 1))
+    assert " · 2 divergent · 1 not finite · " in tally.line()
 
 
 def test_nothing_is_made_up_before_the_first_chunk() -> None:

@@ -55,6 +55,8 @@ def test_facts_tell_what_is_known_and_leave_out_what_is_not(summary: Summary) ->
         assert words in told
     told = text(render.facts(dataclasses.replace(good, sampling_seconds=None)))
     assert "second" not in told
+    assert "not finite" not in told
+    assert "not finite" in text(render.facts(dataclasses.replace(good, num_nonfinite=3)))
 
 
 def test_names_in_brackets_are_not_taken_for_markup(summary: Summary) -> None:

@@ -90,7 +90,12 @@ def test_without_statistics_and_times_the_rest_is_told(draws: Arrays, as_tree: A
 def test_divergences_and_acceptance_are_counted(draws: Arrays, stats: Arrays, as_tree: AsTree) -> None:
     stats["diverging"][1, 3:6] = True
     summary = summarise(as_tree(draws, stats))
-    assert summary.num_divergent == 3
+    assert (summary.num_divergent, summary.num_nonfinite) == (3, 0)
+    assert "not finite" not in str(summary)
+    stats["is_nonfinite"] = stats["diverging"] & (np.arange(stats["diverging"].shape[1]) > 3)
+    again = summarise(as_tree(draws, stats))
+    assert again.num_nonfinite == 2
+    assert "not finite        2" in str(again)
     assert summary.acceptance_rates == pytest.approx(np.mean(stats["acceptance_rate"], axis=1))
 
 

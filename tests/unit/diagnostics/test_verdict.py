@@ -70,6 +70,9 @@ def test_divergences_are_told(good: Summary, number: int, level: str) -> None:
     assert judged.level == level
     assert judged.findings[0].what.startswith(f"{number} of 2,000 trajectories diverged")
     assert "target_acceptance_rate" in judged.findings[0].remedy
+    assert "not finite" not in judged.findings[0].what
+    judged = verdict(dataclasses.replace(good, num_divergent=number, num_nonfinite=1))
+    assert "; 1 met a log-density or gradient that is not finite)" in judged.findings[0].what
 
 
 def test_energies_that_hardly_change_are_told(draws: Arrays, stats: Arrays, as_tree: AsTree) -> None:

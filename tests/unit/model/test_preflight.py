@@ -22,7 +22,7 @@ from distmc.spec import RunSpec
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-NAMES = ["sampler", "parameters", "data", "likelihood", "finite", "gradient", "rows add up", "precision"]
+NAMES = ["sampler", "parameters", "data", "likelihood", "finite", "starts", "gradient", "rows add up", "precision"]
 
 
 def with_likelihood(model, function):
@@ -84,7 +84,7 @@ def test_a_failed_essential_check_ends_the_others(linear_model, linear_data):
         "parameters": "ok",
         "data": "ok",
         "likelihood": "failed",
-        **dict.fromkeys(["finite", "gradient", "rows add up", "precision"], "skipped"),
+        **dict.fromkeys(["finite", "starts", "gradient", "rows add up", "precision"], "skipped"),
     }
     assert str(report).startswith("distmc check: 1 check failed")
     with pytest.raises(ModelError, match=r"returned shape \(25, 1\) for 25 rows"):
@@ -112,19 +112,55 @@ def test_a_row_that_is_never_finite_is_named(linear_model, linear_data):
         cheap_checks(with_likelihood(linear_model, likelihood), data)
 
 
-def test_starting_positions_that_are_sometimes_bad_are_a_warning_and_initial_values_cure_it(linear_model, linear_data):
-    def likelihood(params, data):
-        return jnp.where(params["intercept"] > 0, linear_model.log_likelihood(params, data), jnp.nan)
+def bad_below(model, name, limit, value_too=True):
+    """Return the model with a gradient, and a likelihood too, that is not a number where a parameter is small."""
 
-    model = with_likelihood(linear_model, likelihood)
-    findings = cheap_checks(model, linear_data)
-    (warning,) = [finding for finding in findings if finding.outcome == "warning"]
-    assert warning.name == "finite"
-    assert "other `initial` values" in warning.message
+    def likelihood(params, data):
+        usual = model.log_likelihood(params, data)
+        if value_too:
+            return jnp.where(params[name] <= limit, jnp.nan, usual)
+        # The slope of the root is infinite there, and that of the maximum zero.
+        return usual + jnp.sqrt(jnp.maximum(params[name] - limit, 0.0))
+
+    return with_likelihood(model, likelihood)
+
+
+def test_starting_positions_that_are_sometimes_bad_are_refused_and_initial_values_cure_it(linear_model, linear_data):
+    model = bad_below(linear_model, "intercept", 0.0)
+    with pytest.raises(StartError, match=r"\d+ of 32 chains start where .*log-density nan; over all 50 rows"):
+        cheap_checks(model, linear_data)
+    report = check(model, linear_data)
+    assert outcomes(report) == dict.fromkeys(NAMES, "ok") | {"finite": "warning", "starts": "failed"}
+    assert "other `initial` values" in message_of(report, "finite")
     cured = cheap_checks(model, linear_data, initial={"intercept": 1.0})
     assert all(finding.outcome == "ok" for finding in cured)
     with pytest.raises(ModelError, match="finite at none"):
         cheap_checks(model, linear_data, initial={"intercept": -1.0})
+
+
+@pytest.mark.parametrize("value_too", [True, False], ids=["value", "gradient alone"])
+def test_every_chain_is_looked_at_however_many_there_are(linear_model, linear_data, value_too):
+    intercept = np.ones(150)
+    intercept[[4, 149]] = -1.0
+    model = bad_below(linear_model, "intercept", 0.0, value_too)
+    initial = {"intercept": intercept, "slope": np.zeros(2), "scale": 1.0}
+    words = "chain 4: log-density nan, chain 149: log-density nan"
+    if not value_too:
+        words = r"chain 4: log-density -[\d.]+, but its gradient is not finite, chain 149: .*`distmc.check` says how"
+    with pytest.raises(StartError, match=f"2 of 150 chains start where the log-density or its gradient .*{words}"):
+        cheap_checks(model, linear_data, RunSpec(num_chains=150), initial=initial)
+    if not value_too:
+        cheap_checks(model, linear_data, RunSpec(num_chains=150, sampler=Slice()), initial=initial)
+
+
+def test_a_likelihood_that_cannot_be_mapped_over_chains_is_told_so(linear_model, linear_data):
+    def outside(params, data):
+        result = jax.ShapeDtypeStruct(data["y"].shape, data["y"].dtype)
+        return jax.pure_callback(lambda mean, y: -np.abs(y - mean), result, params["intercept"], data["y"])
+
+    model = Model(linear_model.parameters, outside, is_differentiable=False)
+    with pytest.raises(ModelError, match=r"several chains at once: .*`vmap_method`"):
+        cheap_checks(model, linear_data)
 
 
 def test_initial_values_for_each_chain_are_taken_and_bad_ones_refused(linear_model, linear_data):

@@ -35,12 +35,19 @@ def add_over_group(value: float) -> float:
     return summed
 
 
+def watches_for_preemption() -> bool:
+    """Tell whether JAX's manager of preemptions is there, which would take signals away from the worker."""
+    import jax._src.distributed
+
+    return jax._src.distributed.global_state.preemption_sync_manager is not None
+
+
 def perform(order: dict[str, Any]) -> Any:
     """Carry out one order and return what to tell."""
     match order["do"]:
         case "join":
             processes.join(order["address"], order["num_processes"], order["rank"], order["host"])
-            return "joined"
+            return "joined" + " and waits for orders to stop" * watches_for_preemption()
         case "add":
             return add_over_group(order["value"])
         case "detach":

@@ -185,6 +185,12 @@ def test_pinning_holds_in_the_process(members: list[Member]) -> None:
     assert chosen == allowed == [max(os.sched_getaffinity(0))]
 
 
+def test_pinning_is_left_out_where_the_system_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert processes.pin_to_cores(0, 1, os.cpu_count() or 1) == ()
+
+
 def test_environment_bounds_threads_and_silence() -> None:
     variables = processes.worker_environment(3, uses_gpu=False, hang_timeout_seconds=10.0, xla_flags="--xla_mine=1")
     assert variables["PJRT_NPROC"] == "3"

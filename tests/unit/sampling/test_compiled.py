@@ -1,4 +1,4 @@
-"""What the compiled program says to other workers, read off its text."""
+"""What the compiled program says to other workers, read off its text, and how much memory it needs."""
 
 import dataclasses
 import math
@@ -6,14 +6,20 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from distmc.data.blocks import plan_blocks
+from distmc.data.data import Data
+from distmc.likelihoods import hmm
+from distmc.model.model import Model
 from distmc.parallel.logdensity import pack_shard
 from distmc.parallel.mesh import WORKER_AXIS, build_mesh
 from distmc.parallel.tree import ReductionPlan
-from distmc.samplers import RWMH, Sampler, Slice
+from distmc.samplers import MALA, RWMH, Sampler, Slice
 from distmc.sampling.compiled import LoweredProgram, lower_program
 from distmc.sampling.worker import WorkerTask
 from distmc.spec import Reduction
@@ -79,3 +85,46 @@ def test_values_alone_travel_where_there_is_no_gradient(task: WorkerTask, sample
     assert collectives(program.start) == collectives(program.advance) == {"collective_permute": 1}
     (sent,) = re.findall(r"stablehlo\.collective_permute.*?: \(tensor<([^>]*)>\)", program.advance.as_text())
     assert sent == f"{task.spec.num_chains}xf64"
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+ROWS_PER_BLOCK = 64
+
+
+def of_many_rows(task: WorkerTask, num_blocks: int) -> WorkerTask:
+    """Return the task with its rows again and again."""
+    places = np.arange(num_blocks * ROWS_PER_BLOCK) % task.data.num_rows
+    data = dataclasses.replace(task.data, rows={name: array[places] for name, array in task.data.rows.items()})
+    spec = dataclasses.replace(task.spec, sampler=MALA(), num_blocks=num_blocks)
+    return dataclasses.replace(task, data=data, spec=spec)
+
+
+def hidden_markov(task: WorkerTask) -> WorkerTask:
+    """Return the task with a hidden Markov model of two states and three symbols."""
+
+    def log_likelihood(params: Any, data: Any) -> Any:
+        initial = jnp.full(2, 0.5)
+        return hmm.categorical(initial, params["transition"], params["emission"], data["symbols"], data["length"])
+
+    sizes = {"transition": 2, "emission": 3}
+    priors = {name: dist.Dirichlet(np.ones((2, size))).to_event(1) for name, size in sizes.items()}
+    symbols = np.random.default_rng(0).integers(0, 3, (50, 12))
+    data = Data(rows={"symbols": symbols, "length": np.full(50, 12)}, length="length")
+    return dataclasses.replace(task, model=Model(priors, log_likelihood), data=data)
+
+
+@pytest.mark.parametrize("is_markov", [False, True], ids=["steps of a regression", "gradient of a Markov model"])
+def test_memory_is_that_of_one_block_however_many_there_are(task: WorkerTask, is_markov: bool) -> None:
+    task = hidden_markov(task) if is_markov else task
+    few, many = (lowered(of_many_rows(task, num_blocks), 1) for num_blocks in (4, 64))
+    # What starts a run is one evaluation, which is all that depends on the likelihood.
+    stages = [program.start if is_markov else program.advance for program in (few, many)]
+    memory = [stage.compile({"xla_backend_optimization_level": 0}).memory_analysis() for stage in stages]
+    needed = [amounts.temp_size_in_bytes for amounts in memory]
+    # Rows are there whole, and lie in the arguments.
+    assert memory[1].argument_size_in_bytes > 8 * memory[0].argument_size_in_bytes
+    # The sum keeps partial sums of log-density and gradient, two for each level of its tree, and copies of them; the
+    # sums of all blocks would be sixty more.
+    of_one_sum = 8 * task.spec.num_chains * (1 + few.state.kernel.position.shape[1])
+    assert needed[1] - needed[0] <= 4 * math.log2(64 / 4) * of_one_sum

@@ -64,6 +64,15 @@ def test_a_file_made_by_xarray_is_understood(tmp_path: Path) -> None:
     assert tuple(data.missing) == ("y",)
 
 
+def test_a_folder_without_access_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(DataError, match=r"words.npz` could not be read: Permission denied\."):
+        read_data(tmp_path / "words.npz")
+
+
 @pytest.mark.parametrize("suffix", ["npz", "nc"])
 def test_unusable_files_are_named(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"words.{suffix}"

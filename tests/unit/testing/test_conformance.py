@@ -77,6 +77,10 @@ def with_static_step_size(kernel: Kernel, rng_keys: Array, state: Any, parameter
     return kernel.step(rng_keys, state, parameters._replace(step_size=float(parameters.step_size)))
 
 
+def build_summing_itself(target: Target) -> Kernel:
+    return hmc.build_kernel(target._replace(dot=lambda a, b: jnp.sum(a * b, axis=-1)))
+
+
 BROKEN: dict[str, tuple[KernelCase, Callable[[KernelCase], None], str]] = {
     "state changes type": (with_step(in_single_precision), conformance.check_shapes, "a loop over steps needs both"),
     "flag for all chains": (
@@ -91,6 +95,11 @@ BROKEN: dict[str, tuple[KernelCase, Callable[[KernelCase], None], str]] = {
     "accepts nothing": (with_step(never_accepting), conformance.check_constant_density, "`acceptance_rate` is"),
     "not a number": (with_step(with_energy_that_overflows), conformance.check_any_position, "`energy_error` is"),
     "untold evaluation": (with_step(evaluating_twice), conformance.check_evaluations, "evaluates the target 3 times"),
+    "own sums": (
+        dataclasses.replace(HMC, name="broken HMC", build_kernel=build_summing_itself),
+        conformance.check_inner_product,
+        "`dot` leaves out starts elsewhere",
+    ),
     "constant step size": (
         with_step(with_static_step_size),
         conformance.check_parameters_are_values,
