@@ -48,7 +48,7 @@ class ChunkReport:
     seconds : float
         Wall time of the compiled call.
     step_size : float
-        Of the chunk's last step, the mean over chains where they differ; 0 where there was none, as for the two below.
+        Mean over the chunk's steps, and over chains where they differ; 0 where there was none, as for the two below.
     num_integration_steps : float
         Mean over the chunk's steps of the evaluations of the target; where chains differ, of the one with most.
     acceptance_rate : float

@@ -298,7 +298,7 @@ class Worker:
             num_steps=num_steps,
             digest=digest((last.state, trace)),
             seconds=time.monotonic() - began,
-            step_size=float(np.mean(kept["step_size"][-1])) if num_steps else 0.0,
+            step_size=float(np.mean(kept["step_size"])) if num_steps else 0.0,
             num_integration_steps=float(np.mean(evaluations)) if num_steps else 0.0,
             acceptance_rate=float(np.mean(kept["acceptance_rate"])) if num_steps else 0.0,
             num_divergent=int(np.sum(kept["is_divergent"])),

@@ -36,6 +36,6 @@ def test_without_jitter_all_trajectories_have_one_length() -> None:
     count, size = (trace.statistics[name][:80].reshape(80, -1)[:, 0] for name in ("num_integration_steps", "step_size"))
     # Until the first metric, lengths mean nothing.
     np.testing.assert_array_equal(count[:20], 16)
-    np.testing.assert_allclose((count * size)[20:], np.pi / 2, rtol=1e-12)
+    np.testing.assert_allclose((count * size)[20:], HMC().trajectory_length, rtol=1e-12)
     # A pull makes of a normal target's trajectory a single step.
     np.testing.assert_array_equal(count[60:], 1)

@@ -135,12 +135,14 @@ def test_reports_tell_what_the_chunk_holds(whole: Any) -> None:
         stats = chunk.stats
         assert report.acceptance_rate == pytest.approx(stats["acceptance_rate"].mean())
         assert report.num_integration_steps == pytest.approx(stats["num_integration_steps"].mean())
-        assert report.step_size == stats["step_size"][0, -1]
+        assert report.step_size == pytest.approx(stats["step_size"].mean())
         assert report.num_divergent == stats["is_divergent"].sum()
         assert chunk.first_step == report.step - report.num_steps
         assert (chunk.chunk, chunk.phase) == (report.chunk, report.phase)
-    draws = whole[1][-1].stats["step_size"]
-    assert len(np.unique(draws)) == 1
+    draws = whole[1][-1].stats
+    length = draws["step_size"] * draws["num_integration_steps"]
+    # Nothing but the jitter changes trajectories any more.
+    assert np.ptp(np.log(length)) < np.log(1.3 / 0.7)
 
 
 def test_start_that_is_not_finite_is_refused(compiled_worker: Worker, task: WorkerTask) -> None:
