@@ -352,7 +352,7 @@ class Controller:
     def _drifted(self, odd: Sequence[int], report: ChunkReport, now: float) -> list[m.Action]:
         facts = self.membership.facts_that_differ(odd)
         error = verdicts.drift(odd, report, self.members, self.pipeline.checkpoint, facts)
-        summary = str(error).split(". ")[0]
+        summary = verdicts.difference(odd, report, self.members, facts)
         failures = [m.Failure(rank=rank, kind=m.FailureKind.DRIFT, summary=summary, error=error) for rank in odd]
         self._pace.pause(now)
         self._triage.begin(self.state, now)

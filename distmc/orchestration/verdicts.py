@@ -145,18 +145,28 @@ def drift(
         Facts about these workers' machines that differ from those of the others, in words.
     """
     is_known = len(odd) < len(members)
-    if not is_known:
-        who = "The workers do not agree, and no majority tells which of them is wrong"
-    else:
-        who = f"Worker {', '.join(f'{rank} (node {members[rank].node})' for rank in odd)} differs from the others"
     nodes = ", ".join(sorted({member.node for member in members}))
     found = f"They differ in: {'; '.join(differences)}." if differences else "Nothing known of their machines differs."
     return DriftError(
-        f"{who}: the state that every worker holds a copy of is no longer the same to the bit after step "
-        f"{report.step} (chunk {report.chunk}). {_kept(kept)} {found} The usual reasons are nodes with different "
+        f"{difference(odd, report, members)}. {_kept(kept)} {found} The usual reasons are nodes with different "
         f"processors, GPUs or library versions, and faulty memory; use nodes of one kind. Nodes of this run: {nodes}.",
         rank=odd[0] if is_known else None,
         node=members[odd[0]].node if is_known else None,
+    )
+
+
+def difference(
+    odd: Sequence[int], report: ChunkReport, members: Sequence[Member], differences: Sequence[str] = ()
+) -> str:
+    """Say in one sentence who differs from whom, and in what their machines do, as far as that is known."""
+    if len(odd) == len(members):
+        who = "The workers do not agree, and no majority tells which of them is wrong"
+    else:
+        who = f"Worker {', '.join(f'{rank} (node {members[rank].node})' for rank in odd)} differs from the others"
+    found = f"; their machines differ in: {'; '.join(differences)}" if differences else ""
+    return (
+        f"{who}: the state that every worker holds a copy of is no longer the same to the bit after step "
+        f"{report.step} (chunk {report.chunk}){found}"
     )
 
 

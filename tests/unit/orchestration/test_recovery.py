@@ -34,6 +34,12 @@ def lost_of(actions: list[m.Action]) -> WorkersLost:
     return lost
 
 
+def started_of(actions: list[m.Action]) -> WorkersStarted:
+    """Return what is told of the generation that is formed."""
+    (started,) = [act.event for act in actions if isinstance(act, m.Tell) and isinstance(act.event, WorkersStarted)]
+    return started
+
+
 def released(actions: list[m.Action]) -> list[int]:
     return [worker for action in actions if isinstance(action, m.Release) for worker in action.workers]
 
@@ -365,15 +371,28 @@ def drift(control: Controller, odd: tuple[int, ...] = (1,)) -> list[m.Action]:
 
 def test_replicas_that_differ_roll_back_once() -> None:
     control = running(controller())
-    lost = lost_of(drift(control))
+    actions = drift(control)
+    lost = lost_of(actions)
     assert lost.rank == 1
     assert "differs from the others" in lost.cause
+    # In what they differ is kept, though the run goes on.
+    assert lost.cause.endswith("(chunk 1); their machines differ in: processor kind 1 against kind 0")
+    assert started_of(actions).reason == lost.cause
     sampling(control)
     error = finish_of(drift(control))
     assert isinstance(error, DriftError)
     assert (error.rank, error.node) == (1, MEMBERS[1].node)
     assert "No steps had been committed" in str(error)
     assert "processor kind 1 against kind 0" in str(error)
+
+
+def test_nothing_is_said_of_machines_that_do_not_differ() -> None:
+    control = controller()
+    control.handle(m.RunRequested(), 0.0)
+    for worker in range(3):
+        control.handle(up(worker, facts={"processor": "kind 0"}), 0.0)
+    sampling(control)
+    assert lost_of(drift(control)).cause.endswith("no longer the same to the bit after step 1 (chunk 1)")
 
 
 def test_replicas_without_a_majority_blame_nobody() -> None:
@@ -416,8 +435,7 @@ def test_newcomers_join_at_the_end_of_a_chunk_if_it_pays() -> None:
     actions = step_on(control, 2, 2, now=17.0)
     (meet,) = [action for action in actions if isinstance(action, m.Meet)]
     assert [member.worker for member in meet.members] == [0, 1, 2]
-    (started,) = [a.event for a in actions if isinstance(a, m.Tell) and isinstance(a.event, WorkersStarted)]
-    assert started.reason == "more workers have come"
+    assert started_of(actions).reason == "more workers have come"
     # Nothing is lost: they go on from the chunk that was just computed.
     assert control.pipeline.committed_step == 2
 
