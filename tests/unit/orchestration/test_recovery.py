@@ -71,6 +71,20 @@ def test_run_goes_on_from_the_last_chunk_on_disk() -> None:
     assert resumed == m.Tell(SamplingResumed(generation=1, standstill_seconds=5.5, steps_repeated=2))
 
 
+def test_two_chunks_are_lost_at_most() -> None:
+    control = running(controller(fewest=2))
+    all_reply(control, chunk=1, step=1)
+    # The next has two steps. It is done as well before the first is on disk, so that no third is ordered.
+    all_reply(control, chunk=2, step=3)
+    control.handle(failed(1, Kind.DEAD), 1.0)
+    control.handle(m.Tick(), 3.0)
+    control.handle(up(20), 4.0)
+    for _ in range(4):
+        all_reply(control)
+    resumed, _, _ = all_reply(control, now=5.0, chunk=0)
+    assert resumed == m.Tell(SamplingResumed(generation=1, standstill_seconds=4.0, steps_repeated=3))
+
+
 def test_run_waits_for_as_many_workers_as_it_needs() -> None:
     control = running(controller())
     actions = control.handle(failed(1, Kind.DEAD), 0.0)
@@ -440,18 +454,19 @@ def test_newcomers_join_at_the_end_of_a_chunk_if_it_pays() -> None:
     assert control.pipeline.committed_step == 2
 
 
-def test_newcomers_stay_out_near_the_end() -> None:
+@pytest.mark.parametrize(("step_seconds", "is_worth_it"), [(0.0, False), (7.0, False), (9.0, True)])
+def test_newcomers_stay_out_near_the_end(step_seconds: float, is_worth_it: bool) -> None:
     control = controller(fewest=1)
     control.handle(m.RunRequested(), 0.0)
     control.handle(up(0), 0.0)
     control.handle(m.Tick(), 5.0)
-    sampling(control, now=5.0)
-    # Forming took no time, and still a last step of no length is not worth it.
-    control.handle(up(1), 6.0)
-    for rank in range(1):
-        control.handle(replied(rank, report(1, NUM_STEPS - 1, rank, seconds=0.0)), 90.0)
+    # To form a generation takes four seconds.
+    sampling(control, now=9.0)
+    control.handle(up(1), 10.0)
+    # A second worker saves half of the last step.
+    control.handle(replied(0, report(1, NUM_STEPS - 1, seconds=step_seconds)), 90.0)
     commit(control, 1, 90.0)
-    assert control.generation == 0
+    assert control.generation == int(is_worth_it)
 
 
 def test_workers_leave_before_their_nodes_do() -> None:
