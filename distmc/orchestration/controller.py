@@ -292,7 +292,7 @@ class Controller:
                 return self._end(State.FAILED, verdicts.with_count(error, self._budget.num_failures), now)
             # They keep their room, so that nobody takes their places there.
             self.membership.leave(self.membership.workers_of(suspects))
-        reason = verdicts.in_words(cause, self.members, self._triage.failed_in)
+        reason = verdicts.in_words(cause, failures, self.members, self._triage.failed_in)
         told = self._journal.lost(self.generation, reason, error, now)
         self._pace.repeat(self._ordered_step - self.pipeline.committed_step)
         self.pipeline.drop()

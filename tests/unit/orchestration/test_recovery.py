@@ -335,6 +335,7 @@ def test_silence_of_all_blames_nobody_and_replaces_everybody() -> None:
     control = running(controller())
     actions = control.handle(m.Tick(), HANG_TIMEOUT)
     assert lost_of(actions).rank is None
+    assert lost_of(actions).cause == "All 3 workers fell silent while the run was sampling: no answer for 30 s"
     assert released(actions) == [member.worker for member in MEMBERS]
 
 
