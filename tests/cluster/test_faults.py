@@ -361,10 +361,8 @@ def test_nodes_come_and_go(tmp_path: Path, cluster: Any, reference: xr.DataTree)
 def end_as_a_job_is_ended(process: "subprocess.Popen[str]") -> None:
     """Ask a process to end, and kill it if it does not do so soon."""
     process.terminate()
-    began = time.monotonic()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(SECONDS_TO_END)
-        print(f"ended after {time.monotonic() - began:.1f} s")
     process.kill()
     process.wait()
 
