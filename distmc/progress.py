@@ -47,6 +47,7 @@ class Tally:
         self.num_workers = 0
         self.generation = 0
         self.num_changes = 0
+        self._cause = ""
         self.seconds_lost = 0.0
         self.seconds = 0.0
         self.is_over = False
@@ -70,6 +71,8 @@ class Tally:
                 self.num_changes += self.num_workers > 0
                 self.num_workers = len(event.members)
                 self.generation = event.generation
+            case WorkersLost():
+                self._cause = event.cause
             case SamplingResumed():
                 self.seconds_lost += event.standstill_seconds
                 self._recent.clear()
@@ -145,9 +148,12 @@ class Tally:
         """Return what is worth a line of its own: workers that are lost, come or leave; else nothing."""
         match event:
             case WorkersLost():
-                return f"{event.cause}. The run goes on from step {self.step}."
+                return f"generation {event.generation}: {event.cause}. The run goes on from step {self.step}."
             case WorkersStarted() if event.generation > 0:
-                return f"generation {event.generation}: {_workers(len(event.members))}"
+                # What the one before came to its end by has been told.
+                reason = event.reason.removeprefix(self._cause).removeprefix("; ")
+                why = f" ({reason})" if reason else ""
+                return f"generation {event.generation}: {_workers(len(event.members))}{why}"
             case SamplingResumed():
                 repeated = f", up to {event.steps_repeated} steps once more" if event.steps_repeated else ""
                 return f"sampling again after {event.standstill_seconds:.1f} s{repeated}"

@@ -72,7 +72,8 @@ class Controller:
         self._chunk_length = 1
         # Replies to the order that is out, by rank; None when no order is out.
         self._replies: dict[int, object] | None = None
-        self._last_step = 0
+        # Of the run: those that all workers have reported, and those that they will have come to by what is ordered.
+        self._last_step = self._ordered_step = 0
         self._triage = Triage()
         self._journal = Journal(num_steps)
         self._last_heard = 0.0
@@ -210,7 +211,7 @@ class Controller:
         if odd:
             return self._drifted(odd, reports[0], now)
         report = reports[0]
-        self._last_step = report.step
+        self._last_step = self._ordered_step = report.step
         self._pace.note(reports)
         if self.state is State.STARTING:
             # The start holds no draws, so there is nothing to fetch or write.
@@ -240,6 +241,7 @@ class Controller:
         if len(self.pipeline) > 1:
             # The disk is slower than the workers; they wait, or chunks would pile up in memory.
             return []
+        self._ordered_step = min(self._num_steps, self._last_step + self._chunk_length)
         return self._order(State.RUNNING, m.Advance(self.generation, self._chunk_length), now)
 
     def _arrays_ready(self, event: m.ArraysReady, now: float) -> list[m.Action]:
@@ -290,11 +292,9 @@ class Controller:
                 return self._end(State.FAILED, verdicts.with_count(error, self._budget.num_failures), now)
             # They keep their room, so that nobody takes their places there.
             self.membership.leave(self.membership.workers_of(suspects))
-        reason = verdicts.in_words(cause, self.members, self._triage.failed_in)
+        reason = verdicts.in_words(cause, failures, self.members, self._triage.failed_in)
         told = self._journal.lost(self.generation, reason, error, now)
-        in_flight = self._chunk_length if self._triage.failed_in is State.RUNNING else 0
-        reached = min(self._num_steps, self._last_step + in_flight)
-        self._pace.repeat(reached - self.pipeline.committed_step)
+        self._pace.repeat(self._ordered_step - self.pipeline.committed_step)
         self.pipeline.drop()
         lost = self.membership.workers_of(lost_ranks(failures))
         return [told, *self._next_generation(lost, reason, now, policies.REPLACEMENT_SECONDS)]
@@ -352,7 +352,7 @@ class Controller:
     def _drifted(self, odd: Sequence[int], report: ChunkReport, now: float) -> list[m.Action]:
         facts = self.membership.facts_that_differ(odd)
         error = verdicts.drift(odd, report, self.members, self.pipeline.checkpoint, facts)
-        summary = str(error).split(". ")[0]
+        summary = verdicts.difference(odd, report, self.members, facts)
         failures = [m.Failure(rank=rank, kind=m.FailureKind.DRIFT, summary=summary, error=error) for rank in odd]
         self._pace.pause(now)
         self._triage.begin(self.state, now)

@@ -1,9 +1,9 @@
 """What a machine is, as far as it may decide the last bits of a draw."""
 
-import hashlib
 import platform
 from pathlib import Path
 
+from distmc.orchestration.differences import FEATURES
 from distmc.versions import library_versions
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -15,7 +15,7 @@ def machine_facts() -> dict[str, str]:
     versions = library_versions()
     return {
         "processor": _cpuinfo("model name") or platform.processor() or platform.machine(),
-        "processor features": _short(_cpuinfo("flags") or _cpuinfo("Features")),
+        FEATURES: " ".join(sorted((_cpuinfo("flags") or _cpuinfo("Features")).split())) or "unknown",
         **{name: versions[name] for name in _LIBRARIES},
     }
 
@@ -28,9 +28,3 @@ def _cpuinfo(name: str) -> str:
         return ""
     found = (line.partition(":")[2].strip() for line in text.splitlines() if line.partition(":")[0].strip() == name)
     return next(found, "")
-
-
-def _short(flags: str) -> str:
-    """Return a name for a set of features: their number, and a hash that differs where one of them does."""
-    words = sorted(flags.split())
-    return f"{len(words)} ({hashlib.sha256(' '.join(words).encode()).hexdigest()[:8]})" if words else "unknown"

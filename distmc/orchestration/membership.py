@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 
+from distmc.orchestration.differences import differences
 from distmc.orchestration.events import Member
 
 
@@ -120,14 +121,8 @@ class Membership:
         return tuple(self.members[rank].worker for rank in sorted(ranks) if rank < len(self.members))
 
     def facts_that_differ(self, ranks: Collection[int]) -> tuple[str, ...]:
-        """Say in which facts the members with these ranks differ from each other member."""
+        """Say in which facts the machines of the members with these ranks differ from those of the others."""
         known = [self._up[member.worker].facts if member.worker in self._up else {} for member in self.members]
         odd = [facts for rank, facts in enumerate(known) if rank in ranks]
         rest = [facts for rank, facts in enumerate(known) if rank not in ranks] or odd
-        names = sorted({name for facts in known for name in facts})
-        found = []
-        for name in names:
-            here, there = ({facts.get(name, "unknown") for facts in group} for group in (odd, rest))
-            if here != there or len(here) > 1:
-                found.append(f"{name} {' and '.join(sorted(here))} against {' and '.join(sorted(there))}")
-        return tuple(found)
+        return differences(odd, rest)

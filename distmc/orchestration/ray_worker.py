@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayError
 
 from distmc.orchestration import policies
+from distmc.orchestration.differences import FEATURES
 from distmc.orchestration.executor import BuildWorker, HostedWorker
 from distmc.orchestration.facts import machine_facts
 from distmc.orchestration.messages import Failure
@@ -143,7 +144,7 @@ class WorkerActor:
     def saved_program(self, generation: int) -> SavedProgram | Failure:
         """Return the compiled program for other workers."""
         return self._attempt(
-            generation, lambda: SavedProgram(machine_facts()["processor features"], self._loaded().saved_program())
+            generation, lambda: SavedProgram(machine_facts()[FEATURES], self._loaded().saved_program())
         )
 
     def start(self, generation: int, checkpoint: Checkpoint | None) -> ChunkReport | Failure:
@@ -209,4 +210,4 @@ def _handed_over(program: "list[ray.ObjectRef[Any]]", give_up: float) -> bytes |
         raise LostPeer("the program that the first worker was to compile for all has not come") from error
     if isinstance(saved, Failure):
         raise LostPeer(f"the first worker, which was to compile for all, failed: {saved.summary}")
-    return saved.program if saved.processor_features == machine_facts()["processor features"] else None
+    return saved.program if saved.processor_features == machine_facts()[FEATURES] else None

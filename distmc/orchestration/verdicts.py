@@ -50,15 +50,12 @@ def failure(
     """
     if cause.kind is FailureKind.INPUT and isinstance(cause.error, InputError):
         return cause.error
-    alike = [other.rank for other in failures if other.kind is cause.kind and other.rank != cause.rank]
-    everyone = len(alike) + 1 == len(members) > 1
-    if cause.kind is FailureKind.SILENT and everyone:
-        # Nobody can be told from the others when all of them wait.
-        what, rank = f"All {len(members)} workers fell silent", None
-    else:
-        what, rank = f"{_name(cause.rank, members)} {cause.kind.value}", cause.rank
-        if alike:
-            what += f" (as did {_ranks(alike)})"
+    alike = _alike(cause, failures)
+    is_known = not _all_are_silent(cause, failures, members)
+    rank = cause.rank if is_known else None
+    what = f"{_subject(cause, failures, members)} {cause.kind.value}"
+    if alike and is_known:
+        what += f" (as did {_ranks(alike)})"
     error = WorkerError(
         f"{what} while the run was {failed_in.value}: {cause.summary}. {_kept(kept)} {_ADVICE[cause.kind]}",
         rank=rank,
@@ -72,12 +69,12 @@ def failure(
     return error
 
 
-def in_words(cause: Failure, members: Sequence[Member], failed_in: State) -> str:
+def in_words(cause: Failure, failures: Sequence[Failure], members: Sequence[Member], failed_in: State) -> str:
     """Say in one sentence what a run went on after, for its log."""
     if cause.kind is FailureKind.DRIFT:
         # Who differs from whom is said there, as far as it is known.
         return cause.summary
-    who = _name(cause.rank, members)
+    who = _subject(cause, failures, members)
     return f"{who} {cause.kind.value} while the run was {failed_in.value}: {cause.summary}"
 
 
@@ -145,19 +142,44 @@ def drift(
         Facts about these workers' machines that differ from those of the others, in words.
     """
     is_known = len(odd) < len(members)
-    if not is_known:
-        who = "The workers do not agree, and no majority tells which of them is wrong"
-    else:
-        who = f"Worker {', '.join(f'{rank} (node {members[rank].node})' for rank in odd)} differs from the others"
     nodes = ", ".join(sorted({member.node for member in members}))
     found = f"They differ in: {'; '.join(differences)}." if differences else "Nothing known of their machines differs."
     return DriftError(
-        f"{who}: the state that every worker holds a copy of is no longer the same to the bit after step "
-        f"{report.step} (chunk {report.chunk}). {_kept(kept)} {found} The usual reasons are nodes with different "
+        f"{difference(odd, report, members)}. {_kept(kept)} {found} The usual reasons are nodes with different "
         f"processors, GPUs or library versions, and faulty memory; use nodes of one kind. Nodes of this run: {nodes}.",
         rank=odd[0] if is_known else None,
         node=members[odd[0]].node if is_known else None,
     )
+
+
+def difference(
+    odd: Sequence[int], report: ChunkReport, members: Sequence[Member], differences: Sequence[str] = ()
+) -> str:
+    """Say in one sentence who differs from whom, and in what their machines do, as far as that is known."""
+    if len(odd) == len(members):
+        who = "The workers do not agree, and no majority tells which of them is wrong"
+    else:
+        who = f"Worker {', '.join(f'{rank} (node {members[rank].node})' for rank in odd)} differs from the others"
+    found = f"; their machines differ in: {'; '.join(differences)}" if differences else ""
+    return (
+        f"{who}: the state that every worker holds a copy of is no longer the same to the bit after step "
+        f"{report.step} (chunk {report.chunk}){found}"
+    )
+
+
+def _subject(cause: Failure, failures: Sequence[Failure], members: Sequence[Member]) -> str:
+    everybody = _all_are_silent(cause, failures, members)
+    return f"All {len(members)} workers" if everybody else _name(cause.rank, members)
+
+
+def _all_are_silent(cause: Failure, failures: Sequence[Failure], members: Sequence[Member]) -> bool:
+    """Say whether nobody can be told from the others, as all of them wait."""
+    return cause.kind is FailureKind.SILENT and len(_alike(cause, failures)) + 1 == len(members) > 1
+
+
+def _alike(cause: Failure, failures: Sequence[Failure]) -> list[int]:
+    """Return the other ranks that failed in the same way."""
+    return [other.rank for other in failures if other.kind is cause.kind and other.rank != cause.rank]
 
 
 def _name(rank: int, members: Sequence[Member]) -> str:

@@ -33,7 +33,7 @@ Kind: TypeAlias = Literal["kill", "stop", "raise", "slow", "cut", "drift", "full
 - `raise`: a Python exception.
 - `slow`: nothing happens for `Fault.seconds`.
 - `cut`: the process's connections to the other workers are shut down; all processes live.
-- `drift`: one number of the state that all workers hold a copy of changes in its last bit, in one worker.
+- `drift`: a bit flips in one worker's copy of the state, the eighth from the end of a number.
 - `full disk`: the file is cut short and the system says that no space is left.
 - `corrupt`: the last bytes of the file are changed after it was written.
 - `truncate`: the file loses its second half after it was written.

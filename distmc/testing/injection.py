@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from distmc.sampling.worker import WorkerTask
 
 _DAMAGED_BYTES = 64
+# The very last bit is rounded away again where a step adds a number to another and the sum is larger, one time in six.
+_DRIFTING_BIT = np.uint64(1 << 7)
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 _FOLDERS: dict[str, Phase] = {"chunks": "commit", "state": "checkpoint"}
 _FILES: dict[str, Phase] = {"run.json": "record", "posterior.nc": "finalise"}
@@ -355,7 +357,7 @@ def _opened(descriptor: int) -> Iterator[socket.socket]:
 
 
 def _nudge(worker: Any) -> None:
-    """Change one number of a worker's state by a millionth, as faulty memory or another rounding would."""
+    """Flip a bit of one number of a worker's state, as faulty memory would."""
     import jax
 
     from distmc.parallel.mesh import replicate, to_host
@@ -363,7 +365,8 @@ def _nudge(worker: Any) -> None:
     state = worker._state
     with jax.enable_x64(True):
         position = np.array(to_host(state.kernel.position))
-        position.flat[0] = position.flat[0] * (1.0 + 1e-6) + 1e-6
+        largest = np.argmax(np.abs(position))
+        position.view(np.uint64).flat[largest] ^= _DRIFTING_BIT
         nudged = replicate(worker._mesh, position)
     worker._state = state._replace(kernel=state.kernel._replace(position=nudged))
 

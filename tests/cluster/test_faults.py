@@ -21,10 +21,11 @@ from typing import Any
 import fault_driver
 import pytest
 import xarray as xr
+from fault_plans import CHUNK_STEPS, DRIVER_KILLED, DRIVER_KILLED_LOCALLY, IN_ONE_PROCESS, ON_THE_CLUSTER, STOPPED
 
 import distmc
 from distmc.storage import RunDirectory
-from distmc.testing.faults import Fault, Kind, Ledger, Phase, Plan
+from distmc.testing.faults import PHASES, Kind, Ledger, Plan
 from distmc.testing.invariance import require_identical
 
 ray = pytest.importorskip("ray")
@@ -34,91 +35,13 @@ pytestmark = pytest.mark.timeout(600)
 
 DRIVER = Path(fault_driver.__file__)
 ROOT = DRIVER.parents[2]
-LAST_STEP = fault_driver.NUM_WARMUP + fault_driver.NUM_DRAWS - 1
-CHUNK_STEPS = 5
 HANG_SECONDS = 5.0
+# `ray job stop` kills what has not ended after this time.
+SECONDS_TO_END = 3.0
+LEAVING = "workers leave before their nodes do"
 
 
-def fault(kind: Kind, phase: Phase, step: int = 0, rank: int | None = None, seconds: float = 0.0) -> Fault:
-    return Fault(kind=kind, phase=phase, step=step, rank=rank, seconds=0.1 if kind == "slow" else seconds)
-
-
-# Where a fault is followed by one of a setup phase, the latter strikes the generation that comes of the former.
-ON_THE_CLUSTER: Plan = (
-    fault("slow", "load"),
-    fault("slow", "compile", rank=1),
-    fault("slow", "start", rank=2),
-    fault("raise", "warmup", 10, rank=1),
-    fault("kill", "compile", rank=2),
-    fault("cut", "warmup", 20, rank=0),
-    fault("raise", "load", rank=0),
-    fault("slow", "warmup", 30, rank=1),
-    fault("drift", "warmup", 35, rank=1),
-    fault("raise", "compile", rank=1),
-    fault("slow", "collect", 45),
-    fault("kill", "draws", 65, rank=0, seconds=0.02),
-    fault("drift", "draws", 85, rank=0),
-    fault("raise", "draws", 100, rank=2),
-    fault("kill", "form", rank=1),
-    fault("cut", "draws", 120, rank=1, seconds=0.01),
-    fault("kill", "load", rank=0),
-    fault("slow", "draws", 135),
-    fault("raise", "collect", 145),
-    fault("kill", "collect", 160),
-    fault("drift", "draws", 175, rank=2),
-    # Two at once.
-    fault("kill", "draws", 190, rank=0),
-    fault("kill", "draws", 190, rank=1),
-    fault("cut", "draws", 205, rank=2),
-    fault("raise", "draws", 220, rank=0),
-    fault("kill", "start", rank=1),
-    fault("slow", "draws", 240, rank=2),
-    fault("raise", "draws", 265, rank=1),
-    fault("slow", "collect", 280),
-    # While the run waits for the last chunk.
-    fault("kill", "collect", LAST_STEP - CHUNK_STEPS),
-)
-IN_ONE_PROCESS: Plan = (
-    fault("slow", "load"),
-    fault("raise", "warmup", 10),
-    fault("raise", "collect", 25),
-    fault("slow", "collect", 30),
-    # The run cannot even say that it failed.
-    fault("full disk", "commit", 40),
-    fault("full disk", "record", 40),
-    fault("raise", "load"),
-    fault("full disk", "checkpoint", 60),
-    fault("raise", "compile"),
-    fault("slow", "commit", 80),
-    fault("slow", "checkpoint", 90),
-    fault("raise", "draws", 100),
-    fault("slow", "compile"),
-    fault("slow", "start"),
-    fault("slow", "draws", 120),
-    fault("raise", "draws", 140),
-    fault("corrupt", "checkpoint", 160),
-    fault("truncate", "commit", 285),
-    fault("raise", "start"),
-    fault("full disk", "finalise"),
-)
-DRIVER_KILLED_LOCALLY: Plan = (
-    fault("kill", "load"),
-    fault("kill", "start"),
-    fault("kill", "draws", 100, seconds=0.001),
-    fault("kill", "checkpoint", 150),
-    fault("corrupt", "commit", 200),
-    fault("kill", "finalise"),
-)
-# Those after the first strike a process without a cluster, which takes the run up.
-DRIVER_KILLED: Plan = (
-    fault("kill", "commit", 100),
-    fault("full disk", "checkpoint", 170),
-    fault("corrupt", "commit", 290),
-)
-STOPPED: Plan = (
-    fault("stop", "draws", 100, rank=1),
-    fault("stop", "collect", 160),
-)
+# One with others left, and all that there are; one that says so before does not count.
 NODES_LOST = 3
 
 
@@ -241,6 +164,10 @@ def endure(folder: Path, plan: Plan, address: str | None = None, seconds: float 
     return outcome
 
 
+def count(plan: Plan, *kinds: Kind) -> int:
+    return sum(fault.kind in kinds for fault in plan)
+
+
 def blamed(outcome: Outcome, plan: Plan, *kinds: Kind) -> list[bool]:
     """Say of each fault of these kinds that struck a worker whether somebody was told of it as the root cause."""
     causes = [lost["cause"] for lost in outcome.of("lost")]
@@ -250,6 +177,23 @@ def blamed(outcome: Outcome, plan: Plan, *kinds: Kind) -> list[bool]:
             who = f"Worker {facts['rank']} of {facts['num_workers']} (node "
             found.append(any(cause.startswith(who) and f"process {facts['pid']})" in cause for cause in causes))
     return found
+
+
+def damaged(outcome: Outcome, plan: Plan) -> list[str]:
+    """Return the files whose content was changed, in the order of the plan."""
+    struck = sorted(outcome.ledger.read().items())
+    return [facts["file"] for index, facts in struck if plan[index].kind in ("corrupt", "truncate")]
+
+
+def require_few_steps_repeated(outcome: Outcome) -> None:
+    """Two chunks are lost at most, and none where workers join or leave."""
+    reasons: dict[int, str] = {}
+    for told in outcome.told:
+        if told["kind"] == "started":
+            reasons[told["generation"]] = told["reason"]
+        if told["kind"] == "resumed":
+            is_planned = reasons[told["generation"]] in ("more workers have come", LEAVING)
+            assert told["repeated"] <= (0 if is_planned else 2 * CHUNK_STEPS), told
 
 
 def require_reference(outcome: Outcome, reference: xr.DataTree) -> None:
@@ -293,8 +237,11 @@ def test_faults_of_workers(tmp_path: Path, cluster: Any, reference: xr.DataTree)
     is_blamed = blamed(outcome, ON_THE_CLUSTER, "kill")
     assert sum(is_blamed) >= len(is_blamed) - 2
     causes = [lost["cause"] for lost in outcome.of("lost")]
-    assert any("lost contact with another worker" in cause for cause in causes)
-    assert any("differs from the others" in cause or "do not agree" in cause for cause in causes)
+    require_few_steps_repeated(outcome)
+    # Where a worker died or raised, that is the cause, and not that others lost contact with it.
+    assert 0 < sum("lost contact with another worker" in cause for cause in causes) <= count(ON_THE_CLUSTER, "cut")
+    differing = sum("differs from the others" in cause or "do not agree" in cause for cause in causes)
+    assert differing == count(ON_THE_CLUSTER, "drift")
     assert all(lost["node"] for lost in outcome.of("lost") if lost["rank"] is not None)
     reasons = [generation.reason for generation in RunDirectory.open(outcome.directory).read_record().generations]
     assert set(causes) <= set(reasons)
@@ -304,21 +251,26 @@ def test_faults_without_a_cluster(tmp_path: Path, reference: xr.DataTree) -> Non
     outcome = endure(tmp_path, IN_ONE_PROCESS)
     require_reference(outcome, reference)
     stops = outcome.of("finished")[0]["stops"]
-    assert len(stops) == 4
-    for stop, file in zip(stops, ("/run/chunks/", "/run/state/", "/run/chunks/", "/run/posterior.nc"), strict=True):
+    files = ("/run/chunks/", "/run/state/", "/run/chunks/", "/run/chunks/", "/run/posterior.nc")
+    for stop, file in zip(stops, files, strict=True):
         assert file in stop
-    assert ["No space left on device" in stop for stop in stops] == [True, True, False, True]
-    # The file that lost its second half is named, by the run that finds it and by the one that goes on.
-    (damaged,) = [f for index, f in outcome.ledger.read().items() if IN_ONE_PROCESS[index].kind == "truncate"]
-    assert damaged["file"] in stops[2]
-    assert "is damaged" in stops[2]
-    assert any(damaged["file"] in told and "goes on from" in told for told in outcome.of("finished")[0]["warnings"])
+    assert ["No space left on device" in stop for stop in stops] == [True, True, True, False, True]
+    # The files that were changed are named by the run that finds them, be it at its end, or when it goes on.
+    of_states, of_chunk = damaged(outcome, IN_ONE_PROCESS)[:2], damaged(outcome, IN_ONE_PROCESS)[2]
+    warnings = outcome.of("finished")[0]["warnings"]
+    for file in (*of_states, of_chunk):
+        assert any(f"{file}` is damaged" in told and "goes on from" in told for told in warnings)
+    assert f"{of_chunk}` is damaged" in stops[3]
+    require_few_steps_repeated(outcome)
 
 
 def test_driver_killed_without_a_cluster(tmp_path: Path, reference: xr.DataTree) -> None:
     outcome = endure(tmp_path, DRIVER_KILLED_LOCALLY)
     require_reference(outcome, reference)
-    assert outcome.kills == 5
+    assert outcome.kills == 6
+    # It was found, set aside, and made again.
+    (chunk,) = damaged(outcome, DRIVER_KILLED_LOCALLY)
+    assert [file.name for file in outcome.directory.glob("discarded/*/chunks/*")].count(Path(chunk).name) == 1
 
 
 def test_driver_killed_and_resumed_without_the_cluster(tmp_path: Path, cluster: Any, reference: xr.DataTree) -> None:
@@ -326,16 +278,27 @@ def test_driver_killed_and_resumed_without_the_cluster(tmp_path: Path, cluster: 
     code = drive(tmp_path, DRIVER_KILLED, cluster.address, told, 100.0, on={"num_workers": 2})
     assert code == -signal.SIGKILL
     assert told[-1]["step"] <= 105
+    # Once the disk had room again, the run went on where it was.
+    assert [line["reason"] for line in told if line["kind"] == "started"] == ["the run began", "the run was resumed"]
     outcome = endure(tmp_path, DRIVER_KILLED)
     require_reference(outcome, reference)
-    assert len(outcome.of("finished")[0]["stops"]) == 2
+    stops, warnings = (outcome.of("finished")[0][name] for name in ("stops", "warnings"))
+    assert len(stops) == 2
+    (chunk,) = damaged(outcome, DRIVER_KILLED)
+    assert f"{chunk}` is damaged" in stops[1]
+    assert any(f"{chunk}` is damaged" in warning for warning in warnings)
 
 
 def test_workers_that_hang(tmp_path: Path, cluster: Any, reference: xr.DataTree) -> None:
     outcome = endure(tmp_path, STOPPED, cluster.address, on={"hang_timeout_seconds": HANG_SECONDS})
     require_reference(outcome, reference)
-    assert all(blamed(outcome, STOPPED, "stop"))
-    assert all("fell silent" in lost["cause"] for lost in outcome.of("lost"))
+    causes = [lost["cause"] for lost in outcome.of("lost")]
+    assert all("fell silent" in cause for cause in causes)
+    *in_chunks, in_start = blamed(outcome, STOPPED, "stop")
+    assert all(in_chunks)
+    # In the first sum all wait for each other, and nobody gives up before the others.
+    assert in_start or (causes[-1].startswith("All ") and outcome.of("lost")[-1]["rank"] is None)
+    require_few_steps_repeated(outcome)
 
 
 def test_nodes_come_and_go(tmp_path: Path, cluster: Any, reference: xr.DataTree) -> None:
@@ -357,20 +320,51 @@ def test_nodes_come_and_go(tmp_path: Path, cluster: Any, reference: xr.DataTree)
             cluster.add_node(num_cpus=1)
         wait_for_workers(3)
         drain(cluster, first)
-        assert wait_for_workers(2)["reason"] == "workers leave before their nodes do"
+        assert wait_for_workers(2)["reason"] == LEAVING
         cluster.remove_node(first)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         wait_for_workers(1)
         cluster.add_node(num_cpus=1)
         wait_for_workers(2)
+        assert [told["kind"] for told in driver.told].count("lost") == 1
+        for node in list(cluster.worker_nodes):
+            cluster.remove_node(node, allow_graceful=False)
+        assert driver.wait_for(lambda told: told["kind"] == "lost", 60.0)
+        # There is no room for anybody, so the run waits.
+        with pytest.raises(AssertionError, match="nothing of the sort"):
+            driver.wait_for(lambda told: told["kind"] == "started", 2.0)
+        cluster.add_node(num_cpus=1)
+        wait_for_workers(1)
         hurry.touch()
-        assert driver.finish(60.0) == 0
+        assert driver.wait_for(lambda told: told.get("step", 0) > fault_driver.NUM_WARMUP, 60.0)
+        end_as_a_job_is_ended(driver.process)
         told = driver.told
-    outcome = Outcome(told, tmp_path / "run", Ledger(tmp_path / "ledger"), 0)
+    assert [len(line["pids"]) for line in told if line["kind"] == "started"] in (
+        [1, 3, 2, 1, 2, 1],
+        [1, 2, 3, 2, 1, 2, 1],
+    )
+    assert all(" died while the run was " in line["cause"] for line in told if line["kind"] == "lost")
+    assert RunDirectory.open(tmp_path / "run").read_record().status == "interrupted"
+    with xr.open_datatree(tmp_path / "run" / "posterior.nc") as partial:
+        draws = partial["posterior"].load()
+    num_draws = draws.sizes["draw"]
+    assert 0 < num_draws < fault_driver.NUM_DRAWS
+    assert draws.equals(reference["posterior"].isel(draw=slice(num_draws)))
+    # It goes on with another number of workers than it had.
+    cluster.add_node(num_cpus=1)
+    outcome = endure(tmp_path, (), cluster.address, on={"num_workers": 2})
+    assert [len(started["pids"]) for started in outcome.of("started")] == [2]
     require_reference(outcome, reference)
-    (lost,) = outcome.of("lost")
-    assert " died while the run was " in lost["cause"]
-    assert [len(started["pids"]) for started in outcome.of("started")] in ([1, 3, 2, 1, 2], [1, 2, 3, 2, 1, 2])
+    require_few_steps_repeated(Outcome(told, outcome.directory, outcome.ledger, 0))
+
+
+def end_as_a_job_is_ended(process: "subprocess.Popen[str]") -> None:
+    """Ask a process to end, and kill it if it does not do so soon."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(SECONDS_TO_END)
+    process.kill()
+    process.wait()
 
 
 def drain(cluster: Any, node: Any) -> None:
@@ -386,5 +380,9 @@ def drain(cluster: Any, node: Any) -> None:
 
 
 def test_there_are_enough_faults() -> None:
-    plans = (ON_THE_CLUSTER, IN_ONE_PROCESS, DRIVER_KILLED_LOCALLY, DRIVER_KILLED, STOPPED)
-    assert sum(map(len, plans)) + NODES_LOST >= 60
+    kinds = tuple(kind for kind in PHASES if kind != "slow")
+    on_ray = ON_THE_CLUSTER, DRIVER_KILLED[:2], STOPPED
+    num_on_ray = sum(count(plan, *kinds) for plan in on_ray) + NODES_LOST
+    assert num_on_ray >= 40
+    elsewhere = IN_ONE_PROCESS, DRIVER_KILLED_LOCALLY, DRIVER_KILLED[2:]
+    assert num_on_ray + sum(count(plan, *kinds) for plan in elsewhere) >= 60

@@ -229,9 +229,13 @@ def test_run_that_is_interrupted_again_before_its_first_chunk_is_kept(
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_run_begun_here_goes_on_with_two_workers_of_ray(stopped: Path, oracle: xr.DataTree) -> None:
+def test_run_begun_here_goes_on_with_two_workers_of_ray_and_is_extended_by_three(
+    stopped: Path, oracle: xr.DataTree, longer: xr.DataTree
+) -> None:
     require_same(resume(stopped, on=distmc.Ray(num_workers=2)), oracle)
-    assert len(RunDirectory.open(stopped).read_record().generations[-1].nodes) == 2
+    require_same(extend(stopped, MORE_DRAWS, on=distmc.Ray(num_workers=3)), longer)
+    generations = RunDirectory.open(stopped).read_record().generations
+    assert [len(generation.nodes) for generation in generations] == [1, 2, 3]
 
 
 # Refused --------------------------------------------------------------------------------------------------------------
@@ -316,8 +320,8 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> xr.DataTree:
     return sample(tmp_path_factory.mktemp("runs") / "longer", num_draws=NUM_DRAWS + MORE_DRAWS)
 
 
-def extend(path: Path, num_draws: Any) -> xr.DataTree:
-    return distmc.extend(path, regression.build_model(), DATA, num_draws, progress=False)
+def extend(path: Path, num_draws: Any, **options: Any) -> xr.DataTree:
+    return distmc.extend(path, regression.build_model(), DATA, num_draws, **{"progress": False, **options})
 
 
 def test_finished_run_is_extended(whole: Path, tmp_path: Path, longer: xr.DataTree) -> None:

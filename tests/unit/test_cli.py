@@ -22,6 +22,7 @@ from distmc import cli
 from distmc.commands.options import WorkerCount
 from distmc.errors import Interrupted, WorkerError
 from distmc.run import Run
+from distmc.testing.invariance import require_identical
 
 MODEL = """
 import jax.numpy as jnp
@@ -257,6 +258,28 @@ def test_summary_of_a_killed_run_says_that_it_was_cut_off(tmp_path: Path) -> Non
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("This run was interrupted before its end: 20 of 20 draws are committed.\n")
     assert "This run" not in run(["summary", "runs/tiny"]).stdout
+
+
+@pytest.mark.usefixtures("here")
+def test_killed_run_is_resumed_and_then_extended_bit_for_bit(tmp_path: Path) -> None:
+    killed = shutil.copytree("runs/tiny", tmp_path / "killed")
+    (killed / "posterior.nc").unlink()
+    for folder in ("chunks", "state"):
+        max((killed / folder).glob("*.nc")).unlink()
+    resumed = run(["resume", str(killed), "--no-progress"])
+    assert resumed.exit_code == 0, resumed.output
+    require_same_run("runs/tiny", killed)
+    assert "finished before" in run(["resume", str(killed)]).stdout
+    extended = run(["extend", str(killed), "--draws", "5", "--no-progress"])
+    assert extended.exit_code == 0, extended.output
+    asked_at_first = run(["sample", "tiny.py", "--data", "data.npz", *SMALL[:-1], "25", "--out", "runs/longer"])
+    assert asked_at_first.exit_code == 0, asked_at_first.output
+    require_same_run("runs/longer", killed)
+
+
+def require_same_run(wanted: str | Path, found: str | Path) -> None:
+    with distmc.open_run(wanted) as oracle, distmc.open_run(found) as tree:
+        require_identical(oracle, tree, names=(str(wanted), str(found)))
 
 
 def test_summary_without_a_run_says_so(tmp_path: Path) -> None:

@@ -119,22 +119,39 @@ def test_workers_that_are_lost_and_come_back_are_told_of() -> None:
         stage("sampling", 0.0),
         chunk(1, 1.0, "warmup"),
         WorkersLost(generation=0, cause="Worker 1 of 2 died", rank=1, node="b", seconds=1.5),
-        dataclasses.replace(STARTED, generation=1),
+        dataclasses.replace(STARTED, generation=1, reason="Worker 1 of 2 died"),
         SamplingResumed(generation=1, standstill_seconds=2.25, steps_repeated=4),
         chunk(400, 90.0, "draws"),
         RunEnded(error=None, seconds=90.0),
     )
     text = "\n".join(lines)
-    assert "Worker 1 of 2 died. The run goes on from step 1." in text
-    assert "generation 1: 2 workers" in text
+    assert "] generation 0: Worker 1 of 2 died. The run goes on from step 1.\n" in text
+    # The reason has just been told.
+    assert "] generation 1: 2 workers\n" in text
     assert "sampling again after 2.2 s, up to 4 steps once more" in text
     assert "generation 1 of 2 workers" in text
     assert lines[-1] == "400 steps of 4 chains on 2 workers in 0:01:30, 2.2 s of it lost to 1 changes of workers"
 
 
+def test_workers_that_join_and_leave_are_told_of() -> None:
+    lost = "Worker 1 of 2 died"
+    reasons = ["more workers have come", lost, f"{lost}; process 7 did not come back", "workers leave"]
+    started = [dataclasses.replace(STARTED, generation=number + 1, reason=why) for number, why in enumerate(reasons)]
+    died = WorkersLost(generation=1, cause=lost, rank=1, node="b", seconds=1.5)
+    lines = lines_of(STARTED, started[0], died, *started[1:])
+    assert [line.partition("] ")[2] for line in lines] == [
+        "generation 1: 2 workers (more workers have come)",
+        "generation 1: Worker 1 of 2 died. The run goes on from step 0.",
+        "generation 2: 2 workers",
+        "generation 3: 2 workers (process 7 did not come back)",
+        "generation 4: 2 workers (workers leave)",
+    ]
+
+
 def test_a_resumed_run_goes_on_counting_generations_and_has_lost_nothing_by_it() -> None:
-    lines = lines_of(dataclasses.replace(STARTED, generation=3), RunEnded(error=None, seconds=90.0))
-    assert lines[0].endswith("generation 3: 2 workers")
+    resumed = dataclasses.replace(STARTED, generation=3, reason="the run was resumed")
+    lines = lines_of(resumed, RunEnded(error=None, seconds=90.0))
+    assert lines[0].endswith("generation 3: 2 workers (the run was resumed)")
     assert lines[-1] == "0 steps of 4 chains on 2 workers in 0:01:30"
 
 

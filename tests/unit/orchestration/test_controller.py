@@ -1,5 +1,7 @@
 """The run as a state machine: every state with every event, then the stories that matter."""
 
+from typing import get_args
+
 import pytest
 from control_scripts import (
     HANG_TIMEOUT,
@@ -89,6 +91,13 @@ BEHAVIOUR: dict[tuple[State, str], tuple[State, list[type]]] = {
     (State.STOPPING, "committed"): (State.CANCELLED, [m.Tell, m.Tell, m.Finish]),
     (State.STOPPING, "stop"): (State.CANCELLED, [m.Tell, m.Finish]),
 }
+
+
+def test_no_event_is_left_out() -> None:
+    assert {type(event) for event in EVENTS.values()} == set(get_args(m.Event))
+    kinds = {event.failure.kind for event in EVENTS.values() if isinstance(event, m.WorkerFailed)}
+    # Workers do not say of themselves that they differ from others, or are silent.
+    assert kinds == set(m.FailureKind) - {m.FailureKind.DRIFT, m.FailureKind.SILENT}
 
 
 @pytest.mark.parametrize("name", EVENTS)

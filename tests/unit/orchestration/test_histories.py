@@ -7,7 +7,7 @@ from control_scripts import HANG_TIMEOUT, controller, finish_of, ready, report
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distmc.errors import WorkerError
+from distmc.errors import CapacityError, DriftError, Interrupted, WorkerError
 from distmc.orchestration import messages as m
 from distmc.orchestration.events import ChunkCommitted
 from distmc.orchestration.membership import Candidate
@@ -37,6 +37,12 @@ class Cluster:
         self.ended: list[m.Action] = []
         # Workers killed or stopped since the last commit, those on machines that were taken away not counted.
         self.harm = 0
+        # Exceptions, differences and failed starts since the last commit.
+        self.wrong: collections.Counter[str] = collections.Counter()
+        # What the next answers will be: of these workers an exception, or a digest that nobody else has.
+        self.raising: set[int] = set()
+        self.drifting: set[int] = set()
+        self.stop_is_asked = self.room_is_missed = False
         self.leaving: set[int] = set()
         self.tell(m.RunRequested())
 
@@ -71,6 +77,7 @@ class Cluster:
                 assert (action.report.chunk, action.report.step - action.report.num_steps) == (before[0] + 1, before[1])
                 self.committed.append((action.report.chunk, action.report.step))
                 self.harm = 0
+                self.wrong.clear()
                 self.tell(m.Committed(action.report.chunk))
             case m.Tell(event=ChunkCommitted() as event):
                 assert (event.report.chunk, event.report.step) == self.committed[-1]
@@ -107,6 +114,25 @@ class Cluster:
             self.up.add(worker)
             self.tell(m.WorkerUp(Candidate(worker=worker, node=f"10.0.0.{worker % 3}", pid=worker)))
 
+    def fail_to_start(self) -> None:
+        if self.coming:
+            self.wrong["start"] += 1
+            self.tell(m.StartFailed(self.coming.pop(0), m.Failure(rank=0, kind=Kind.DEAD, summary="no such package")))
+
+    def miss_room(self) -> None:
+        # Known only to an executor that waits for workers; one that comes too late has no effect.
+        self.room_is_missed |= self.control.state is State.ACQUIRING
+        self.tell(m.CapacityMissing("no room"))
+
+    def ask_to_stop(self) -> None:
+        self.stop_is_asked = True
+        self.tell(m.StopRequested("Ctrl-C"))
+
+    def make_fail(self, place: int, kind: m.FailureKind) -> None:
+        alive = sorted(self.up)
+        if alive:
+            (self.drifting if kind is Kind.DRIFT else self.raising).add(alive[place % len(alive)])
+
     def answer(self, place: int) -> None:
         waiting = [worker for worker in sorted(self.inbox) if self.inbox[worker] and worker not in self.stopped]
         if not waiting:
@@ -127,6 +153,10 @@ class Cluster:
             self.fail(order, m.Failure(rank=rank, kind=Kind.COLLECTIVE, summary="Gloo failed"))
         elif together and not self.stopped.isdisjoint(self.members):
             self.inbox[worker].appendleft(order)
+        elif worker in self.raising and isinstance(order, m.Load | m.Compile | m.Start | m.Advance):
+            self.raising.remove(worker)
+            self.wrong["exception"] += 1
+            self.fail(order, m.Failure(rank=rank, kind=Kind.APPLICATION, summary="words"))
         else:
             self.tell(m.Replied(generation=order.generation, rank=rank, value=self.value(order, rank)))
 
@@ -137,7 +167,13 @@ class Cluster:
         if isinstance(order, m.Start):
             return report(*self.start, rank, num_steps=0)
         if isinstance(order, m.Advance):
-            return report(*self.reached, rank, num_steps=self.reached[1] - self.before[1])
+            worker = self.members[rank]
+            drifts = worker in self.drifting and len(self.members) > 1
+            if drifts:
+                self.drifting.remove(worker)
+                self.wrong["difference"] += 1
+            digest = f"of {worker}" if drifts else "same"
+            return report(*self.reached, rank, digest, num_steps=self.reached[1] - self.before[1])
         return None
 
     def kill(self, place: int, is_preemption: bool) -> None:
@@ -169,6 +205,11 @@ class Cluster:
         self.now += seconds
         self.tell(m.Tick())
 
+    def hush(self, seconds: float) -> None:
+        """Let nobody answer for so long; to the controller that may be the silence of all."""
+        self.harm += seconds >= HANG_TIMEOUT
+        self.wait(seconds)
+
     def recover(self) -> None:
         """Let everything go well from now on."""
         for turn in range(400):
@@ -180,17 +221,22 @@ class Cluster:
             self.wait(HANG_TIMEOUT if turn % 10 == 9 else 0.1)
 
 
+# How often each of them comes up.
+HAPPENINGS = collections.Counter(
+    {"come": 2, "answer": 8, "kill": 2, "kill node": 1, "hang": 2, "raise": 1, "drift": 1, "fail to start": 1}
+    | {"take": 2, "wait": 2}
+)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_laws_hold_whatever_happens(data: st.DataObject) -> None:
     cluster = Cluster()
     place = st.integers(0, 5)
+    # These end most runs, so that not every history has them.
+    rarely = data.draw(st.sampled_from(["wait", "miss room", "ask to stop"]))
     for _ in range(data.draw(st.integers(0, 120))):
-        match data.draw(
-            st.sampled_from(
-                ["come", "answer", "answer", "answer", "answer", "kill", "kill node", "stop", "take", "wait"]
-            )
-        ):
+        match data.draw(st.sampled_from([*HAPPENINGS.elements(), rarely])):
             case "come":
                 cluster.come()
             case "answer":
@@ -199,22 +245,47 @@ def test_laws_hold_whatever_happens(data: st.DataObject) -> None:
                 cluster.kill(data.draw(place), data.draw(st.booleans()))
             case "kill node":
                 cluster.kill_node(data.draw(place))
-            case "stop":
+            case "hang":
                 cluster.stop(data.draw(place))
+            case "raise":
+                cluster.make_fail(data.draw(place), Kind.APPLICATION)
+            case "drift":
+                cluster.make_fail(data.draw(place), Kind.DRIFT)
+            case "fail to start":
+                cluster.fail_to_start()
+            case "miss room":
+                cluster.miss_room()
+            case "ask to stop":
+                cluster.ask_to_stop()
             case "take":
                 cluster.take_away(data.draw(place))
             case "wait":
-                cluster.wait(data.draw(st.sampled_from([0.1, 3.0, HANG_TIMEOUT, 5 * HANG_TIMEOUT])))
+                cluster.hush(data.draw(st.sampled_from([0.1, 3.0, HANG_TIMEOUT, 5 * HANG_TIMEOUT])))
         if cluster.ended:
             break
     cluster.recover()
     assert cluster.ended, f"the run stands still while it is {cluster.control.state.value}"
+    require_lawful_end(cluster)
+
+
+def require_lawful_end(cluster: Cluster) -> None:
     error = finish_of(cluster.ended)
-    if error is None:
-        assert cluster.control.state is State.DONE
-        assert cluster.committed[-1][1] == NUM_STEPS
-    else:
-        # Only failures that come again and again without progress may end it.
-        assert isinstance(error, WorkerError)
-        # A death that becomes known late is heard of twice: as lost contact first.
-        assert 2 * cluster.harm > 3
+    assert isinstance(error, Interrupted) is cluster.stop_is_asked
+    # A death that becomes known late is heard of twice: as lost contact first.
+    is_too_much = 2 * cluster.harm + cluster.wrong.total() > 3
+    match error:
+        case None:
+            assert cluster.control.state is State.DONE
+            assert cluster.committed[-1][1] == NUM_STEPS
+        case Interrupted():
+            assert cluster.control.state is State.CANCELLED
+            kept = f"{cluster.committed[-1][1]} of {NUM_STEPS} steps are" if cluster.committed else "no step is"
+            assert kept in str(error)
+        case CapacityError():
+            assert cluster.room_is_missed
+        case DriftError():
+            assert cluster.wrong["difference"] > int(not is_too_much)
+        case _:
+            # Only failures that come again and again without progress may end it.
+            assert isinstance(error, WorkerError)
+            assert cluster.wrong["exception"] > 1 or is_too_much

@@ -34,6 +34,12 @@ def lost_of(actions: list[m.Action]) -> WorkersLost:
     return lost
 
 
+def started_of(actions: list[m.Action]) -> WorkersStarted:
+    """Return what is told of the generation that is formed."""
+    (started,) = [act.event for act in actions if isinstance(act, m.Tell) and isinstance(act.event, WorkersStarted)]
+    return started
+
+
 def released(actions: list[m.Action]) -> list[int]:
     return [worker for action in actions if isinstance(action, m.Release) for worker in action.workers]
 
@@ -63,6 +69,20 @@ def test_run_goes_on_from_the_last_chunk_on_disk() -> None:
     resumed, _, _ = all_reply(control, chunk=1, step=1, now=10.5)
     # The chunk of two steps that was under way is made again.
     assert resumed == m.Tell(SamplingResumed(generation=1, standstill_seconds=5.5, steps_repeated=2))
+
+
+def test_two_chunks_are_lost_at_most() -> None:
+    control = running(controller(fewest=2))
+    all_reply(control, chunk=1, step=1)
+    # The next has two steps. It is done as well before the first is on disk, so that no third is ordered.
+    all_reply(control, chunk=2, step=3)
+    control.handle(failed(1, Kind.DEAD), 1.0)
+    control.handle(m.Tick(), 3.0)
+    control.handle(up(20), 4.0)
+    for _ in range(4):
+        all_reply(control)
+    resumed, _, _ = all_reply(control, now=5.0, chunk=0)
+    assert resumed == m.Tell(SamplingResumed(generation=1, standstill_seconds=4.0, steps_repeated=3))
 
 
 def test_run_waits_for_as_many_workers_as_it_needs() -> None:
@@ -315,6 +335,7 @@ def test_silence_of_all_blames_nobody_and_replaces_everybody() -> None:
     control = running(controller())
     actions = control.handle(m.Tick(), HANG_TIMEOUT)
     assert lost_of(actions).rank is None
+    assert lost_of(actions).cause == "All 3 workers fell silent while the run was sampling: no answer for 30 s"
     assert released(actions) == [member.worker for member in MEMBERS]
 
 
@@ -365,15 +386,28 @@ def drift(control: Controller, odd: tuple[int, ...] = (1,)) -> list[m.Action]:
 
 def test_replicas_that_differ_roll_back_once() -> None:
     control = running(controller())
-    lost = lost_of(drift(control))
+    actions = drift(control)
+    lost = lost_of(actions)
     assert lost.rank == 1
     assert "differs from the others" in lost.cause
+    # In what they differ is kept, though the run goes on.
+    assert lost.cause.endswith("(chunk 1); their machines differ in: processor kind 1 against kind 0")
+    assert started_of(actions).reason == lost.cause
     sampling(control)
     error = finish_of(drift(control))
     assert isinstance(error, DriftError)
     assert (error.rank, error.node) == (1, MEMBERS[1].node)
     assert "No steps had been committed" in str(error)
     assert "processor kind 1 against kind 0" in str(error)
+
+
+def test_nothing_is_said_of_machines_that_do_not_differ() -> None:
+    control = controller()
+    control.handle(m.RunRequested(), 0.0)
+    for worker in range(3):
+        control.handle(up(worker, facts={"processor": "kind 0"}), 0.0)
+    sampling(control)
+    assert lost_of(drift(control)).cause.endswith("no longer the same to the bit after step 1 (chunk 1)")
 
 
 def test_replicas_without_a_majority_blame_nobody() -> None:
@@ -416,24 +450,24 @@ def test_newcomers_join_at_the_end_of_a_chunk_if_it_pays() -> None:
     actions = step_on(control, 2, 2, now=17.0)
     (meet,) = [action for action in actions if isinstance(action, m.Meet)]
     assert [member.worker for member in meet.members] == [0, 1, 2]
-    (started,) = [a.event for a in actions if isinstance(a, m.Tell) and isinstance(a.event, WorkersStarted)]
-    assert started.reason == "more workers have come"
+    assert started_of(actions).reason == "more workers have come"
     # Nothing is lost: they go on from the chunk that was just computed.
     assert control.pipeline.committed_step == 2
 
 
-def test_newcomers_stay_out_near_the_end() -> None:
+@pytest.mark.parametrize(("step_seconds", "is_worth_it"), [(0.0, False), (7.0, False), (9.0, True)])
+def test_newcomers_stay_out_near_the_end(step_seconds: float, is_worth_it: bool) -> None:
     control = controller(fewest=1)
     control.handle(m.RunRequested(), 0.0)
     control.handle(up(0), 0.0)
     control.handle(m.Tick(), 5.0)
-    sampling(control, now=5.0)
-    # Forming took no time, and still a last step of no length is not worth it.
-    control.handle(up(1), 6.0)
-    for rank in range(1):
-        control.handle(replied(rank, report(1, NUM_STEPS - 1, rank, seconds=0.0)), 90.0)
+    # To form a generation takes four seconds.
+    sampling(control, now=9.0)
+    control.handle(up(1), 10.0)
+    # A second worker saves half of the last step.
+    control.handle(replied(0, report(1, NUM_STEPS - 1, seconds=step_seconds)), 90.0)
     commit(control, 1, 90.0)
-    assert control.generation == 0
+    assert control.generation == int(is_worth_it)
 
 
 def test_workers_leave_before_their_nodes_do() -> None:
