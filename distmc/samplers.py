@@ -270,7 +270,7 @@ class MAMS:
     """Metropolis-adjusted microcanonical sampler: trajectories of constant speed, turned by the gradient.
 
     In place of a momentum each step draws a direction. For the same acceptance its integration steps may be longer than
-    those of Hamiltonian Monte Carlo. A chain that starts very far out comes nearer at constant speed, where with a
+    leapfrog steps. A chain that starts very far out comes nearer at constant speed, where with a
     momentum it would fall; `LAPS` starts better there.
 
     Attributes

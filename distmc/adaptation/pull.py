@@ -13,7 +13,6 @@ arXiv:2603.18845.
 import jax.numpy as jnp
 
 from distmc.adaptation.metric import positions_say_all
-from distmc.adaptation.moments import Moments
 from distmc.adaptation.window import Window
 from distmc.kernels.metrics import Metric, to_position, whiten_grad
 from distmc.kernels.pull import Pull
@@ -26,7 +25,7 @@ def estimate_pull(window: Window, metric: Metric, has_arrived: Array | bool) -> 
     Parameters
     ----------
     window : Window
-        At its end.
+        At its end, of a kernel that follows gradients.
     metric : Metric
         Learned from it.
     has_arrived : bool scalar
@@ -37,12 +36,9 @@ def estimate_pull(window: Window, metric: Metric, has_arrived: Array | bool) -> 
     pull : Pull
         None to speak of, with frequency 0, where the window has seen nothing or the center is not finite.
     """
+    assert window.grad is not None
     mean = window.position.mean
-    ahead = jnp.zeros_like(mean) if window.grad is None else _one_step_ahead(metric, window.grad)
+    ahead = to_position(metric, whiten_grad(metric, window.grad.mean[None]))[0]
     center = jnp.where(positions_say_all(window, has_arrived), mean, mean + ahead)
     is_known = (window.position.count > 0.0) & jnp.all(jnp.isfinite(center))
     return Pull(jnp.where(is_known, center, 0.0), is_known.astype(jnp.float64))
-
-
-def _one_step_ahead(metric: Metric, grad: Moments) -> Array:
-    return to_position(metric, whiten_grad(metric, grad.mean[None]))[0]

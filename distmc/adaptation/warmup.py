@@ -1,7 +1,8 @@
 """Warm-up as a whole: step size, metric and trajectory, tuned by what all chains know together.
 
 `WarmupState` is a function of replicated values, so tuning costs no message between workers. When warm-up ends
-nothing changes any more, and draws come from a kernel with fixed parameters.
+nothing that was learned changes any more, and draws come from a kernel whose parameters depend on nothing but the
+number of the step.
 """
 
 import dataclasses
@@ -99,7 +100,7 @@ class Warmup:
     def init(self, state: Any) -> WarmupState:
         """Return the state before the first step."""
         step_size = start_step_size(self.guess_step_size(state), _OPTIMISM_AT_START)
-        pull = no_pull(self.metric.num_dimensions)
+        pull = () if self.trajectory is None else no_pull(self.metric.num_dimensions)
         return self._begin(step_size, self.metric.first(), pull, self.metric.nothing(state))
 
     def parameters(self, state: WarmupState, step: Array) -> StepParameters | TrajectoryParameters:
@@ -150,13 +151,12 @@ class Warmup:
         """Put the window's metric and pull in force and start step size, trajectory and the next window afresh."""
         step_size = start_step_size(jnp.asarray(self.whitened_step_size, jnp.float64), _OPTIMISM_WHEN_WHITENED)
         metric = self.metric.estimate(state.window, state.metric, has_arrived)
-        pull = estimate_pull(state.window, metric, has_arrived)
+        pull = () if self.trajectory is None else estimate_pull(state.window, metric, has_arrived)
         return self._begin(step_size, metric, pull, jax.tree.map(jnp.zeros_like, state.window))
 
-    def _begin(self, step_size: StepSizeState, metric: Metric, pull: Pull, window: Any) -> WarmupState:
-        if self.trajectory is None:
-            return WarmupState(step_size, (), window, metric, ())
-        return WarmupState(step_size, self.trajectory.init(self.metric.num_dimensions), window, metric, pull)
+    def _begin(self, step_size: StepSizeState, metric: Metric, pull: Pull | tuple[()], window: Any) -> WarmupState:
+        trajectory = () if self.trajectory is None else self.trajectory.init(self.metric.num_dimensions)
+        return WarmupState(step_size, trajectory, window, metric, pull)
 
     def is_metric_known(self, step: Array) -> Array:
         """Tell whether a metric has been learned before a step, a bool scalar."""

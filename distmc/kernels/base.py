@@ -114,7 +114,7 @@ class TrajectoryParameters(NamedTuple):
     metric : Metric
         Scales of the target.
     pull : Pull or None
-        What is known of its force; kernels whose trajectories do not follow the force have no use for it.
+        What is known of its force; MAMS makes no use of it.
     """
 
     step_size: Array

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
@@ -115,7 +115,7 @@ def build_algorithm(sampler: Sampler | Climb, setting: Setting) -> Algorithm:
 
 @build_algorithm.register
 def _(sampler: HMC, setting: Setting) -> Algorithm:
-    rule = EvenTrajectoryRule(**_fixed_length(sampler))
+    rule = _fixed_length(sampler, EvenTrajectoryRule)
     return _with_trajectories(sampler, setting, rule)
 
 
@@ -168,7 +168,7 @@ def _(sampler: MEADS, setting: Setting) -> Algorithm:
 
 @build_algorithm.register
 def _(sampler: MAMS, setting: Setting) -> Algorithm:
-    rule = TrajectoryRule(**_fixed_length(sampler))
+    rule = _fixed_length(sampler, TrajectoryRule)
     warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=rule)
     return Algorithm(mams.build_kernel(setting.target), _with_rescue(warmup, setting))
 
@@ -179,7 +179,7 @@ def _(sampler: LAPS, setting: Setting) -> Algorithm:
         schedule=setting.schedule,
         target_acceptance_rate=sampler.target_acceptance_rate,
         whitened_step_size=setting.num_dimensions**_HAMILTONIAN_EXPONENT,
-        trajectory=TrajectoryRule(**_fixed_length(sampler)),
+        trajectory=_fixed_length(sampler, TrajectoryRule),
         metric=metric_rule(sampler.metric, setting),
         target=setting.target,
         pooling=POOLING,
@@ -229,14 +229,13 @@ def _with_trajectories(sampler: HMC | ChEES | SNAPER, setting: Setting, rule: Tr
     return Algorithm(hmc.build_kernel(setting.target), _with_rescue(warmup, setting))
 
 
-def _fixed_length(sampler: HMC | MAMS | LAPS) -> dict[str, Any]:
-    """Return the settings of a rule that learns nothing."""
-    return {
-        "length": sampler.trajectory_length,
-        "criterion": None,
-        "jitter": sampler.jitter,
-        "max_integration_steps": sampler.max_integration_steps,
-    }
+def _fixed_length(sampler: HMC | MAMS | LAPS, kind: type[TrajectoryRule]) -> TrajectoryRule:
+    return kind(
+        length=sampler.trajectory_length,
+        criterion=None,
+        jitter=sampler.jitter,
+        max_integration_steps=sampler.max_integration_steps,
+    )
 
 
 def _warmup(

@@ -61,11 +61,6 @@ def test_positions_alone_decide_once_they_have_arrived_and_are_plenty() -> None:
     assert not np.allclose(pull_of(few, grad[:2], has_arrived=True).center, few.mean((0, 1)), rtol=0.01)
 
 
-def test_without_gradients_it_is_the_mean() -> None:
-    position = draws(4, MEAN)
-    np.testing.assert_allclose(pull_of(position, None).center, position.mean((0, 1)), rtol=1e-12)
-
-
 @pytest.mark.parametrize("num_steps", [0, 3])
 def test_nothing_seen_gives_no_pull(num_steps: int) -> None:
     position = np.full((max(num_steps, 1), NUM_CHAINS, 2), np.nan)

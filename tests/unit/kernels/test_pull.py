@@ -9,10 +9,10 @@ import pytest
 
 from distmc.kernels.base import GradientState, Target, TrajectoryParameters
 from distmc.kernels.hmc import HMCInfo, _integrate, build_kernel
-from distmc.kernels.metrics import Metric, to_position
+from distmc.kernels.metrics import Metric, Stretch, to_position
 from distmc.kernels.pull import Pull, no_pull
 from distmc.sampling.rng import chain_keys, seed_key
-from distmc.types import Array
+from distmc.types import Array, NumpyArray
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -90,10 +90,30 @@ def test_the_error_is_of_second_order(frequency: float) -> None:
     assert 3.0 < coarse / fine < 5.0
 
 
-@pytest.mark.parametrize("frequency", [0.0, 0.4, 1.0])
-def test_a_trajectory_can_be_taken_back(frequency: float) -> None:
+SCALES = np.array([0.8, 0.6])
+STRETCH: Any = Stretch(np.array([[0.6], [0.8]]), np.array([[2.0]]), np.array([[0.5]]), np.asarray(True))
+METRICS: dict[str, Any] = {
+    "dense": METRIC,
+    "diagonal": Metric(SCALES, 1.0 / SCALES),
+    "low rank": Metric(SCALES, 1.0 / SCALES, STRETCH),
+}
+
+
+@pytest.mark.parametrize(
+    ("form", "frequency", "center", "step_size"),
+    [
+        ("dense", 0.0, CENTER, 0.4),
+        ("dense", 0.4, CENTER, 0.4),
+        ("dense", 1.0, CENTER, 0.4),
+        ("diagonal", 1.0, CENTER, 0.4),
+        ("low rank", 1.0, CENTER, 0.4),
+        ("low rank", 1.0, 20.0 * CENTER, 0.1),
+    ],
+)
+def test_a_trajectory_can_be_taken_back(form: str, frequency: float, center: NumpyArray, step_size: float) -> None:
     target = target_of(bent_logdensity)
-    parameters = parameters_of(Pull(jnp.asarray(CENTER), jnp.asarray(frequency)), 0.4, 3)
+    pull = Pull(jnp.asarray(center), jnp.asarray(frequency))
+    parameters = parameters_of(pull, step_size, 3)._replace(metric=METRICS[form])
 
     def integrate(position: Array, momentum: Array) -> tuple[Array, Array]:
         start = GradientState(position, *target.logdensity_and_grad(position))
