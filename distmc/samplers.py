@@ -35,7 +35,7 @@ class HMC:
     """
 
     trajectory_length: float = 1.8
-    jitter: float = 0.3
+    jitter: float = 0.5
     target_acceptance_rate: float = 0.8
     metric: MetricKind = "auto"
     max_integration_steps: int = 1000
@@ -71,7 +71,7 @@ class ChEES:
     """
 
     min_trajectory_length: float = 1.8
-    jitter: float = 0.3
+    jitter: float = 0.5
     target_acceptance_rate: float = 0.8
     metric: MetricKind = "auto"
     max_integration_steps: int = 1000

@@ -42,7 +42,7 @@ def _draws(tree: Any) -> dict[str, NumpyArray]:
 @pytest.fixture(scope="module")
 def categorical_run() -> tuple[distmc.Model, dict[str, NumpyArray], Mapping[str, NumpyArray], float]:
     truth = sequences.draw_parameters(NUM_SYMBOLS, seed=4)
-    model, data = sequences.build_model(NUM_SYMBOLS), sequences.simulate(truth, num_rows=1000, num_steps=10, seed=5)
+    model, data = sequences.build_model(NUM_SYMBOLS), sequences.simulate(truth, num_rows=4000, num_steps=10, seed=5)
     return model, *_sampled(model, data, truth)
 
 
