@@ -29,7 +29,7 @@ from distmc.types import NumpyArray
 from distmc.zoo import regression, sequences
 
 ALLOWED = 1e-2
-NUM_INTEGRATION_STEPS = 5
+NUM_INTEGRATION_STEPS = 10
 
 Density = Callable[[NumpyArray], tuple[NumpyArray, NumpyArray]]
 
