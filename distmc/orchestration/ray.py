@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _ROOM_CHECK_SECONDS = 1.0
 _DRAIN_CHECK_SECONDS = 2.0
+_IDLE_CHECK_SECONDS = 1.0
 _REFILL_SECONDS = 10.0
 
 
@@ -59,6 +60,8 @@ class RayExecutor:
         self._shipped: tuple[ray.ObjectRef[Any], ray.ObjectRef[Any]] | None = None
         self._slots = Slots(on, most)
         self._starting: dict[ray.ObjectRef[Any], int] = {}
+        # Questions to processes that have nothing to do, whose end would not be heard of otherwise.
+        self._asked: dict[ray.ObjectRef[Any], int] = {}
         self._members: tuple[Member, ...] = ()
         self._coordinators: list[processes.Coordinator] = []
         # Orders that have not been answered, with rank and number of the worker.
@@ -73,6 +76,7 @@ class RayExecutor:
         self._deadline = 0.0
         self._next_room_check = 0.0
         self._next_drain_check = 0.0
+        self._next_idle_check = 0.0
 
     def __enter__(self) -> Self:
         """Return the executor; it connects when told to acquire workers."""
@@ -84,6 +88,7 @@ class RayExecutor:
         """Kill the workers, give their room back, and end what was started here."""
         self._pending.clear()
         self._starting.clear()
+        self._asked.clear()
         self._saving.clear()
         self._held.close()
 
@@ -119,8 +124,9 @@ class RayExecutor:
         if not self._is_connected:
             return []
         self._refill()
+        self._ask_idle()
         noticed = [*self._missing_capacity(), *self._leaving()]
-        references = [*self._pending, *self._starting, *self._saving]
+        references = [*self._pending, *self._starting, *self._asked, *self._saving]
         if not references:
             time.sleep(0 if noticed else timeout)
             return noticed
@@ -159,7 +165,18 @@ class RayExecutor:
         owing = {worker for _, _, worker in self._pending.values()}
         for worker in workers:
             self._slots.release(worker, owes_answer=worker in owing)
-        self._starting = {reference: worker for reference, worker in self._starting.items() if worker not in workers}
+        self._starting = _without(self._starting, workers)
+        self._asked = _without(self._asked, workers)
+
+    def _ask_idle(self) -> None:
+        """Ask those that owe no answer whether they are still there."""
+        now = time.monotonic()
+        if now < self._next_idle_check:
+            return
+        self._next_idle_check = now + _IDLE_CHECK_SECONDS
+        busy = {*self._asked.values(), *(worker for _, _, worker in self._pending.values())}
+        for worker in self._slots.node_of.keys() - busy:
+            self._asked[self._slots.actor_of(worker).is_there.remote()] = worker
 
     def _missing_capacity(self) -> list[m.Event]:
         """Say so when the cluster has too little room for the workers, and nothing is going to change that."""
@@ -248,6 +265,8 @@ class RayExecutor:
     def _answer(self, reference: "ray.ObjectRef[Any]") -> list[m.Event]:
         if reference in self._starting:
             return self._introduced(self._starting.pop(reference), lambda: ray.get(reference))
+        if reference in self._asked:
+            return _still_there(reference, self._asked.pop(reference))
         if reference in self._saving:
             return self._saved(reference, *self._saving.pop(reference))
         order, rank, worker = self._pending.pop(reference)
@@ -283,6 +302,18 @@ class RayExecutor:
             worker=worker, node=found.node, pid=found.pid, devices=tuple(found.devices), facts=found.facts
         )
         return [m.WorkerUp(candidate)]
+
+
+def _without(questions: "dict[ray.ObjectRef[Any], int]", workers: tuple[int, ...]) -> "dict[ray.ObjectRef[Any], int]":
+    return {reference: worker for reference, worker in questions.items() if worker not in workers}
+
+
+def _still_there(reference: "ray.ObjectRef[Any]", worker: int) -> list[m.Event]:
+    try:
+        ray.get(reference)
+    except RayError:
+        return [m.WorkerGone(worker)]
+    return []
 
 
 def _failed(order: m.ToGeneration, worker: int, failure: m.Failure) -> list[m.Event]:

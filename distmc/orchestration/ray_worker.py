@@ -89,6 +89,9 @@ class WorkerActor:
             facts=machine_facts(),
         )
 
+    def is_there(self) -> None:
+        """Answer, which only a process that lives can do."""
+
     def meet(self, generation: int, rank: int, num_workers: int) -> Failure | None:
         """Become worker `rank` of `generation`, and part from the generation before."""
         self._generation = generation

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -315,6 +316,11 @@ def test_nodes_come_and_go(tmp_path: Path, cluster: Any, reference: xr.DataTree)
             assert driver.wait_for(lambda told: told["kind"] == "step", 60.0)
             return started
 
+        def wait_for_starts(apart: float) -> None:
+            """Wait as long as workers are called together, not more than some seconds apart."""
+            while driver.wait_for(lambda told: told["kind"] == "started", apart):
+                pass
+
         wait_for_workers(1)
         for _ in range(2):
             cluster.add_node(num_cpus=1)
@@ -330,19 +336,18 @@ def test_nodes_come_and_go(tmp_path: Path, cluster: Any, reference: xr.DataTree)
         for node in list(cluster.worker_nodes):
             cluster.remove_node(node, allow_graceful=False)
         assert driver.wait_for(lambda told: told["kind"] == "lost", 60.0)
-        # There is no room for anybody, so the run waits.
+        # There is no room for anybody, so the run waits; it may have called one before that was heard of.
         with pytest.raises(AssertionError, match="nothing of the sort"):
-            driver.wait_for(lambda told: told["kind"] == "started", 2.0)
+            wait_for_starts(6.0)
         cluster.add_node(num_cpus=1)
         wait_for_workers(1)
         hurry.touch()
         assert driver.wait_for(lambda told: told.get("step", 0) > fault_driver.NUM_WARMUP, 60.0)
         end_as_a_job_is_ended(driver.process)
         told = driver.told
-    assert [len(line["pids"]) for line in told if line["kind"] == "started"] in (
-        [1, 3, 2, 1, 2, 1],
-        [1, 2, 3, 2, 1, 2, 1],
-    )
+    print(*(line for line in told if line["kind"] != "step"), sep="\n")
+    sizes = "".join(str(len(line["pids"])) for line in told if line["kind"] == "started")
+    assert re.fullmatch("12?321211?", sizes)
     assert all(" died while the run was " in line["cause"] for line in told if line["kind"] == "lost")
     assert RunDirectory.open(tmp_path / "run").read_record().status == "interrupted"
     with xr.open_datatree(tmp_path / "run" / "posterior.nc") as partial:

@@ -37,6 +37,7 @@ class Watcher:
         self.arrays: list[ChunkArrays] = []
         self.events: list[RunEvent] = []
         self.on_chunk: Callable[[int], None] | None = None
+        self.also: Callable[[RunEvent], None] | None = None
 
     def commit(self, report: ChunkReport, arrays: ChunkArrays) -> None:
         assert report.chunk == arrays.chunk
@@ -49,6 +50,8 @@ class Watcher:
             self.all_pids |= set(self.pids.values())
         if isinstance(event, ChunkCommitted) and self.on_chunk is not None:
             self.on_chunk(event.report.chunk)
+        if self.also is not None:
+            self.also(event)
 
     def of(self, kind: type[Event]) -> list[Event]:
         """Return the events of one kind."""
@@ -154,6 +157,27 @@ def test_run_goes_on_without_a_killed_worker(watcher: Watcher, rank: int) -> Non
     assert killed[0] not in watcher.pids.values()
     # Only once in the run did a worker compile.
     assert [bool(arrays.state["has_compiled"]) for arrays in (watcher.arrays[0], watcher.arrays[-1])] == [True, False]
+
+
+def test_worker_that_dies_while_it_has_nothing_to_do_is_not_called_again(watcher: Watcher) -> None:
+    first: dict[int, int] = {}
+
+    def kill(chunk: int) -> None:
+        if chunk == 5:
+            first.update(watcher.pids)
+            os.kill(first[0], signal.SIGKILL)
+
+    def kill_the_other(event: RunEvent) -> None:
+        if isinstance(event, WorkersLost):
+            # By then it has answered, and waits for somebody in the place of the first.
+            threading.Timer(0.5, os.kill, (first[1], signal.SIGKILL)).start()
+
+    watcher.on_chunk = kill
+    watcher.also = kill_the_other
+    start(watcher, faulty.build(step_seconds=0.02), faulty.task(num_draws=100), num_workers=2)
+    (lost,) = watcher.of(WorkersLost)
+    assert f"process {first[0]}) died" in lost.cause
+    assert set(first.values()).isdisjoint(watcher.pids.values())
 
 
 def test_stopped_worker_is_given_up_after_the_hang_timeout(watcher: Watcher) -> None:
