@@ -56,11 +56,12 @@ def read_data(path: str | os.PathLike[str]) -> Data:
     read = _read_npz if file.suffix == ".npz" else _read_netcdf
     try:
         # This raises in some versions of Python where a folder above the file gives no access.
-        if not file.exists():
-            raise DataError(f"The file of data `{file}` does not exist; give the path of an .npz or .nc file.")
-        rows, constants, options = read(file)
+        content = read(file) if file.exists() else None
     except _UNREADABLE as error:
         raise DataError(f"The file of data `{file}` could not be read: {describe(error)}. {_form(file)}") from error
+    if content is None:
+        raise DataError(f"The file of data `{file}` does not exist; give the path of an .npz or .nc file.")
+    rows, constants, options = content
     if not rows:
         raise DataError(f"The file of data `{file}` has no row variables. {_rule(file)}")
     try:
