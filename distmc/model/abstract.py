@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from distmc.errors import ModelError
 
+_TRACEBACK = "Traceback (most recent call last):"
+
 
 def shape_struct(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
     """Return an array without values."""
@@ -64,8 +66,14 @@ def describe(variables: Mapping[str, Any]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message as a sentence."""
-    text = next(iter(str(error).strip().splitlines()), "no message")
+    """Return the first line of an exception's message as a sentence.
+
+    What a function outside of JAX has raised comes as a traceback; its first line that is not indented counts there.
+    """
+    lines = str(error).strip().splitlines()
+    if lines and lines[0].endswith(_TRACEBACK):
+        lines = [line for line in lines[1:] if not line.startswith(" ")]
+    text = next(iter(lines), "no message")
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 

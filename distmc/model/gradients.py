@@ -16,14 +16,19 @@ _RELATIVE_TOLERANCE = 1e-3
 
 
 def require_gradient(subject: Subject) -> None:
-    """Refuse a log-likelihood that JAX cannot differentiate, without computing anything."""
-    try:
-        jax.eval_shape(jax.grad(lambda flat: jnp.sum(subject.contributions(flat))), jnp.asarray(subject.points[0]))
-    except Exception as error:
-        raise ModelError(
-            f"`log_likelihood` raised {type(error).__name__} when distmc asked JAX for its gradient: "
-            f"{first_line(error)} If the model has no gradient, {_WITHOUT}."
-        ) from error
+    """Refuse a log-density that JAX cannot differentiate, without computing anything."""
+    terms = {
+        "`log_likelihood`": lambda flat: jnp.sum(subject.contributions(flat)),
+        "`log_prior` or a prior": subject.log_prior,
+    }
+    for name, term in terms.items():
+        try:
+            jax.eval_shape(jax.grad(term), jnp.asarray(subject.points[0]))
+        except Exception as error:
+            raise ModelError(
+                f"{name} raised {type(error).__name__} when distmc asked JAX for its gradient: {first_line(error)} "
+                f"If the model has no gradient, {_WITHOUT}."
+            ) from error
 
 
 def check_gradient(subject: Subject) -> list[Note]:

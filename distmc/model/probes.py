@@ -227,7 +227,8 @@ def _require_finite_prior(subject: Subject) -> None:
         }
         return priors, log_prior_density(subject.model, params), log_abs_det
 
-    priors, total, log_abs_det = jax.jit(jax.vmap(terms))(subject.points)
+    # One after the other: whether JAX can map over chains what a model calls is the matter of a later check.
+    priors, total, log_abs_det = jax.jit(functools.partial(jax.lax.map, terms))(subject.points)
     for name, values in priors.items():
         _require_finite(
             subject,

@@ -101,38 +101,55 @@ class Subject:
         Raises
         ------
         ModelError
-            If the model cannot be evaluated for several chains at once.
+            If the model cannot be evaluated for several chains at once, or raises at these positions.
         """
         num_slabs = -(-len(self.starts) // _SLAB)
         size = -(-len(self.starts) // num_slabs)
         missing = num_slabs * size - len(self.starts)
         padded = np.concatenate([self.starts, self.starts[:1].repeat(missing, axis=0)])
+        slabs, inputs = np.split(padded, num_slabs), self.inputs("float64")
+        self._require_mappable(slabs[0], *inputs)
         evaluate = jax.jit(jax.vmap(self._terms, (0, None, None)), compiler_options=_COMPILED_QUICKLY)
-        inputs = self.inputs("float64")
         try:
-            slabs = [jax.tree.map(np.asarray, evaluate(slab, *inputs)) for slab in np.split(padded, num_slabs)]
+            parts = [jax.tree.map(np.asarray, evaluate(slab, *inputs)) for slab in slabs]
+        except Exception as error:
+            what = "The log-density or its gradient" if self._needs_gradient else "The log-density"
+            raise ModelError(
+                f"{what} raised {type(error).__name__} at the starting positions ({len(slabs[0])} chains at once, "
+                f"{self.rows_examined()}): {first_line(error)} Usually a function that the model calls outside of JAX "
+                "does that, or a derivative that it defines itself."
+            ) from error
+        return AtStarts(*jax.tree.map(lambda *pieces: np.concatenate(pieces)[: len(self.starts)], *parts))
+
+    def _require_mappable(self, slab: NumpyArray, rows: Mapping[str, Any], constants: Mapping[str, Any]) -> None:
+        """Refuse a log-density that JAX cannot map over chains, without computing anything."""
+        try:
+            jax.eval_shape(jax.vmap(self._values, (0, None, None)), slab, rows, constants)
         except Exception as error:
             raise ModelError(
                 f"The log-density raised {type(error).__name__} when distmc asked JAX for several chains at once: "
                 f"{first_line(error)} Chains move together, so `jax.vmap` must be able to map it; a "
                 "`jax.pure_callback` says how with `vmap_method`."
             ) from error
-        return AtStarts(*jax.tree.map(lambda *parts: np.concatenate(parts)[: len(self.starts)], *slabs))
+
+    @property
+    def _needs_gradient(self) -> bool:
+        return not isinstance(self.spec.sampler, WITHOUT_GRADIENT)
 
     def _terms(
         self, flat: Array, rows: Mapping[str, Any], constants: Mapping[str, Any]
     ) -> tuple[Array, Array, Array | None]:
         """Return the fields of `AtStarts` for one chain."""
-
-        def logdensity(flat: Array) -> tuple[Array, Array]:
-            params, _ = self.unconstrainer.constrain(flat)
-            contributions = row_contributions(self.model, params, rows, constants)
-            return self.log_prior(flat) + jnp.sum(contributions, dtype=jnp.float64), contributions
-
-        if isinstance(self.spec.sampler, WITHOUT_GRADIENT):
-            return *logdensity(flat), None
-        (value, contributions), gradient = jax.value_and_grad(logdensity, has_aux=True)(flat)
+        if not self._needs_gradient:
+            return *self._values(flat, rows, constants), None
+        (value, contributions), gradient = jax.value_and_grad(self._values, has_aux=True)(flat, rows, constants)
         return value, contributions, gradient
+
+    def _values(self, flat: Array, rows: Mapping[str, Any], constants: Mapping[str, Any]) -> tuple[Array, Array]:
+        """Return log-density and contributions of one chain."""
+        params, _ = self.unconstrainer.constrain(flat)
+        contributions = row_contributions(self.model, params, rows, constants)
+        return self.log_prior(flat) + jnp.sum(contributions, dtype=jnp.float64), contributions
 
     @functools.cached_property
     def contributions(self) -> Callable[[Array], Array]:

@@ -162,6 +162,44 @@ def test_a_likelihood_that_cannot_be_mapped_over_chains_is_told_so(linear_model,
     with pytest.raises(ModelError, match=r"several chains at once: .*`vmap_method`"):
         cheap_checks(model, linear_data)
 
+    def log_prior(params):
+        return jax.pure_callback(np.negative, jax.ShapeDtypeStruct((), np.float64), params["scale"])
+
+    model = Model(linear_model.parameters, linear_model.log_likelihood, log_prior, is_differentiable=False)
+    with pytest.raises(ModelError, match=r"several chains at once: .*`vmap_method`"):
+        cheap_checks(model, linear_data)
+
+
+def refuse(x):
+    raise ZeroDivisionError("planted")
+
+
+def raising(x):
+    return jax.pure_callback(refuse, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential")
+
+
+@jax.custom_vjp
+def raising_backwards(x):
+    return x
+
+
+raising_backwards.defvjp(lambda x: (x, None), lambda _, cotangent: (raising(cotangent),))
+
+
+@pytest.mark.parametrize(
+    ("function", "is_differentiable", "what"),
+    [(raising, False, "The log-density"), (raising_backwards, True, "The log-density or its gradient")],
+    ids=["value", "gradient"],
+)
+def test_what_raises_where_chains_start_is_told_as_that(linear_model, linear_data, function, is_differentiable, what):
+    def likelihood(params, data):
+        return linear_model.log_likelihood(params | {"intercept": function(params["intercept"])}, data)
+
+    model = Model(linear_model.parameters, likelihood, is_differentiable=is_differentiable)
+    words = r"raised \w+ at the starting positions \(32 chains at once, all 50 rows\): ZeroDivisionError: planted\. "
+    with pytest.raises(ModelError, match=f"^{what} {words}"):
+        cheap_checks(model, linear_data)
+
 
 def test_initial_values_for_each_chain_are_taken_and_bad_ones_refused(linear_model, linear_data):
     spec = RunSpec(num_chains=6)
@@ -283,6 +321,15 @@ def test_a_likelihood_without_gradient_that_is_not_marked_is_told_the_mark(linea
         cheap_checks(with_likelihood(linear_model, called_out), linear_data)
     stopped = check(with_likelihood(linear_model, BAD_GRADIENTS["stopped"][0]), linear_data)
     assert "`is_differentiable=False`" in message_of(stopped, "gradient")
+
+
+def test_a_prior_without_gradient_is_told_from_the_likelihood(linear_model, linear_data):
+    def log_prior(params):
+        return -jax.lax.while_loop(lambda x: x > 1.0, lambda x: x / 2.0, params["scale"])
+
+    model = Model(linear_model.parameters, linear_model.log_likelihood, log_prior)
+    with pytest.raises(ModelError, match=r"^`log_prior` or a prior raised .* for its gradient: .* `distmc.RWMH\(\)`"):
+        cheap_checks(model, linear_data)
 
 
 def test_a_sampler_that_follows_gradients_is_refused_for_a_marked_model(linear_model, linear_data):
