@@ -6,6 +6,7 @@ import numpy as np
 
 from distmc.errors import ModelError
 from distmc.model.abstract import first_line
+from distmc.model.start import UNTAKEN_BRANCH
 from distmc.model.subject import Note, Subject
 from distmc.types import NumpyArray
 
@@ -35,16 +36,24 @@ def check_gradient(subject: Subject) -> list[Note]:
     """Compare the gradient with central differences along one random direction within each parameter.
 
     Differences are taken in float64 with three step sizes around the cube root of the rounding error, where
-    truncation and rounding balance; the closest counts. A model that is marked as having none is not asked for it.
+    truncation and rounding balance; the closest counts. Whether it is finite is seen from the starts of all chains. A
+    model that is marked as having none is not asked for it.
     """
     if not subject.model.is_differentiable:
         return [
             ("note", "Not looked at: `is_differentiable=False` says that there is none, and no sampler asks for it.")
         ]
+    found = subject.at_starts
+    chains = np.flatnonzero(np.isfinite(found.logdensity)).tolist()
+    # A sampler that needs no gradient has not asked for any.
+    if found.gradient is not None:
+        for chain in chains:
+            _require_finite_gradient(subject, chain, found.gradient[chain])
     names, directions = _directions(subject)
-    for point in subject.finite_points[:_MAX_POINTS]:
+    for chain in chains[:_MAX_POINTS]:
+        point = subject.starts[chain]
         value, gradient = (np.asarray(part) for part in subject.log_density_and_gradient(jnp.asarray(point)))
-        _require_finite_gradient(subject, gradient)
+        _require_finite_gradient(subject, chain, gradient)
         _require_agreement(subject, point, float(value), gradient, names, directions)
     counted = f"{len(names)} direction{'s' * (len(names) != 1)}, {subject.rows_examined()}"
     return [("ok", f"Finite, and equal to finite differences ({counted}).")]
@@ -69,15 +78,13 @@ def _directions(subject: Subject) -> tuple[list[str], NumpyArray]:
     return names, np.stack(directions)
 
 
-def _require_finite_gradient(subject: Subject, gradient: NumpyArray) -> None:
+def _require_finite_gradient(subject: Subject, chain: int, gradient: NumpyArray) -> None:
     bad = np.flatnonzero(~np.isfinite(gradient))
     if len(bad):
         coordinate = subject.unconstrainer.coordinate_names[bad[0]]
         raise ModelError(
-            f"The log-density is finite but its gradient is {gradient[bad[0]]} in {len(bad)} of {len(gradient)} "
-            f"coordinates, the first `{coordinate}`. Usually a branch that is not taken has no gradient, such as "
-            "`jnp.where(x > 0, jnp.log(x), 0)`: replace its argument by a harmless number before the function, as in "
-            "`jnp.log(jnp.where(x > 0, x, 1))`."
+            f"Where chain {chain} starts, the log-density is finite but its gradient is {gradient[bad[0]]} in "
+            f"{len(bad)} of {len(gradient)} coordinates, the first `{coordinate}`: {UNTAKEN_BRANCH}"
         )
 
 

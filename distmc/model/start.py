@@ -14,6 +14,12 @@ from distmc.model.model import Model, Parameter, shape_of, support_of
 from distmc.model.transforms import Unconstrainer
 from distmc.types import Array, NumpyArray
 
+UNTAKEN_BRANCH = (
+    "usually a branch that is not taken has no gradient, such as `jnp.where(x > 0, jnp.log(x), 0)`: replace its "
+    "argument by a harmless number before the function, as in `jnp.log(jnp.where(x > 0, x, 1))`."
+)
+"""Why a gradient may not be finite where the log-density is."""
+
 # Half-width of the interval on which coordinates of a flat prior are drawn, as Stan does.
 _FLAT_RADIUS = 2.0
 
@@ -79,7 +85,7 @@ def require_finite_starts(logdensity: NumpyArray, gradient: NumpyArray | None, r
     gradient : float array (num_chains, num_dimensions), or None
         Its gradient; None for a sampler that needs none.
     rows : str
-        Which rows were evaluated, in words, where it was not all of them.
+        Which rows were evaluated, in words; nothing where that goes without saying.
 
     Raises
     ------
@@ -97,13 +103,14 @@ def require_finite_starts(logdensity: NumpyArray, gradient: NumpyArray | None, r
         f"chain {chain}: log-density {logdensity[chain]}" + ", but its gradient is not finite" * bool(has_value[chain])
         for chain in bad[:3]
     )
+    # Rows are named by the checks before a run, and `distmc.check` looks at the same.
+    cause = "`distmc.check` says in which coordinates, and how that comes about." if rows else UNTAKEN_BRANCH
+    advice = f" Where only the gradient is not finite: {cause}" if has_value[bad].any() else ""
     what = "log-density is" if gradient is None else "log-density or its gradient is"
     raise StartError(
         f"{bad.size} of {is_good.size} chains start where the {what} not finite ({shown}{rows and f'; {rows}'}). "
         "A chain can only start inside the support of prior and likelihood; give starting values with `initial`, "
-        "or a prior that keeps away from impossible parameters."
-        + " Where only the gradient is not finite, `distmc.check` says how that comes about."
-        * bool(has_value[bad].any())
+        f"or a prior that keeps away from impossible parameters.{advice}"
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from distmc.errors import StartError
 from distmc.model.model import Model, Parameter
-from distmc.model.start import starting_positions
+from distmc.model.start import require_finite_starts, starting_positions
 from distmc.model.transforms import Unconstrainer
 
 constraints = dist.constraints
@@ -99,3 +99,17 @@ def test_bad_starting_values_have_their_own_message(case):
     initial, message = BAD[case]
     with pytest.raises(StartError, match=message):
         starting_positions(MODEL, 2, 0, initial)
+
+
+def test_a_gradient_that_is_not_finite_is_explained_where_nobody_else_does():
+    logdensity, gradient = np.zeros(3), np.zeros((3, 2))
+    gradient[1, 0] = np.nan
+    with pytest.raises(
+        StartError, match=r"^1 of 3 chains .*chain 1: .* not finite: usually a branch that is not taken"
+    ):
+        require_finite_starts(logdensity, gradient)
+    with pytest.raises(StartError, match=r"over 9 rows.* not finite: `distmc.check` says in which coordinates"):
+        require_finite_starts(logdensity, gradient, "over 9 rows")
+    with pytest.raises(StartError) as caught:
+        require_finite_starts(np.full(3, -np.inf), gradient)
+    assert "Where only the gradient" not in str(caught.value)
