@@ -267,6 +267,7 @@ def check(
     data: Data | Mapping[str, Any],
     *,
     num_chains: int = RunSpec.num_chains,
+    seed: int = RunSpec.seed,
     precision: Precision = RunSpec.precision,
     num_blocks: int | None = RunSpec.num_blocks,
     initial: Mapping[str, Any] | None = None,
@@ -279,7 +280,7 @@ def check(
     ----------
     model : Model
     data : Data or mapping of array
-    num_chains, precision, num_blocks, initial
+    num_chains, seed, precision, num_blocks, initial
         As `sample` is going to be given them.
 
     Returns
@@ -289,8 +290,9 @@ def check(
     """
     from distmc.model.preflight import check as run_checks
 
-    sampler = default_sampler(model)
-    spec = RunSpec(sampler=sampler, num_chains=num_chains, precision=precision, num_blocks=num_blocks)
+    spec = RunSpec(
+        sampler=default_sampler(model), num_chains=num_chains, seed=seed, precision=precision, num_blocks=num_blocks
+    )
     return run_checks(model, Data.coerce(data), spec, initial=initial)
 
 

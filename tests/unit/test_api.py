@@ -20,6 +20,7 @@ import xarray as xr
 import distmc
 from distmc import errors, run
 from distmc.errors import DataError, InputError, ModelError, RunDirectoryError, SpecError, StartError
+from distmc.model.start import starting_positions
 from distmc.orchestration import session
 from distmc.orchestration.events import ChunkCommitted
 from distmc.sampling.worker import Worker
@@ -146,6 +147,14 @@ def test_a_single_chain_that_starts_where_the_gradient_is_not_finite_is_named() 
     mean[5] = -1.0
     with pytest.raises(StartError, match=r"1 of 7 chains start where .*chain 5: log-density .*over all 40 rows"):
         _sample(model=_model(log_likelihood), num_chains=7, initial={"mean": mean})
+
+
+def test_check_looks_where_chains_of_the_same_seed_start() -> None:
+    model = _model(lambda params, data: jnp.where(params["mean"] > 0.0, normal.log_likelihood(params, data), jnp.nan))
+    is_inside = {seed: bool((starting_positions(model, 2, seed) > 0.0).all()) for seed in range(20)}
+    for wanted in (True, False):
+        seed = next(seed for seed, found in is_inside.items() if found is wanted)
+        assert distmc.check(model, _rows(), num_chains=2, seed=seed).ok is wanted
 
 
 @pytest.mark.usefixtures("nothing_starts")
