@@ -25,8 +25,11 @@ Note: TypeAlias = tuple[Literal["ok", "note", "warning"], str]
 
 MAX_ROWS_EXAMINED = 256
 _NUM_POINTS = 4
-# Starting positions are evaluated in slabs of at most this many, so that thousands of chains need no more memory.
-_SLAB = 64
+# Starting positions are evaluated in slabs of at most this many, so that thousands of chains need no more memory, and
+# of fewer where rows are large. The numbers are those of all rows examined, once for each chain: each intermediate
+# that the gradient keeps may have as many, 32 mebibytes of float64.
+_MOST_CHAINS_AT_ONCE = 64
+_MOST_NUMBERS_AT_ONCE = 1 << 22
 # What is evaluated once need not be compiled well: that takes half as long for a hidden Markov model's gradient.
 _COMPILED_QUICKLY: dict[str, str | bool | int] = {"xla_backend_optimization_level": 0}
 
@@ -103,11 +106,7 @@ class Subject:
         ModelError
             If the model cannot be evaluated for several chains at once, or raises at these positions.
         """
-        num_slabs = -(-len(self.starts) // _SLAB)
-        size = -(-len(self.starts) // num_slabs)
-        missing = num_slabs * size - len(self.starts)
-        padded = np.concatenate([self.starts, self.starts[:1].repeat(missing, axis=0)])
-        slabs, inputs = np.split(padded, num_slabs), self.inputs("float64")
+        slabs, inputs = _slabs(self.starts, _chains_at_once(self.some_data)), self.inputs("float64")
         self._require_mappable(slabs[0], *inputs)
         evaluate = jax.jit(jax.vmap(self._terms, (0, None, None)), compiler_options=_COMPILED_QUICKLY)
         try:
@@ -211,6 +210,19 @@ class Subject:
         shown = {name: value for name, value in params.items() if only in (None, name)}
         texts = [f"{name} = {_short(np.asarray(value))}" for name, value in list(shown.items())[:4]]
         return ", ".join(texts) + (", …" if len(shown) > len(texts) else "")
+
+
+def _chains_at_once(data: Data) -> int:
+    numbers: int = sum(array.size for array in data.rows.values())
+    return max(1, min(_MOST_CHAINS_AT_ONCE, _MOST_NUMBERS_AT_ONCE // max(1, numbers)))
+
+
+def _slabs(positions: NumpyArray, most: int) -> list[NumpyArray]:
+    """Cut positions into slabs of one size, of at most so many chains; copies of the first fill the last up."""
+    num_slabs = -(-len(positions) // most)
+    size = -(-len(positions) // num_slabs)
+    missing = num_slabs * size - len(positions)
+    return np.split(np.concatenate([positions, positions[:1].repeat(missing, axis=0)]), num_slabs)
 
 
 def _short(value: NumpyArray) -> str:

@@ -11,13 +11,14 @@ import pytest
 from distmc.data.data import Data
 from distmc.errors import DataError, ModelError, SpecError, StartError
 from distmc.model.density import cast_floats, likelihood_dtype, row_contributions
+from distmc.model.double import double_precision
 from distmc.model.model import Model
 from distmc.model.preflight import cheap_checks, check
 from distmc.model.sampler_fit import check_sampler
 from distmc.model.shared import sum_and_gradient
 from distmc.model.subject import Subject
 from distmc.model.transforms import Unconstrainer
-from distmc.samplers import LAPS, ChEES, Slice
+from distmc.samplers import LAPS, RWMH, ChEES, Slice
 from distmc.spec import RunSpec
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -154,6 +155,32 @@ def test_every_chain_is_looked_at_however_many_there_are(linear_model, linear_da
         report = check(model, linear_data, RunSpec(num_chains=150), initial=initial)
         assert "Where chain 4 starts, " in message_of(report, "gradient")
         assert "in 1 of 4 coordinates, the first `intercept`: usually a branch" in message_of(report, "gradient")
+
+
+@pytest.mark.parametrize(("length", "slab"), [(3, 35), (3000, 24), (50_000, 1)])
+def test_fewer_chains_are_evaluated_at_once_where_rows_are_long(length, slab):
+    seen = set()
+
+    def outside(mean, y):
+        seen.add(len(mean))
+        return -np.abs(y - mean[:, None])
+
+    def likelihood(params, data):
+        first = data["y"][:, 0]
+        result = jax.ShapeDtypeStruct(first.shape, first.dtype)
+        return jax.pure_callback(outside, result, params["mean"], first, vmap_method="expand_dims")
+
+    model = Model({"mean": dist.Normal()}, likelihood, is_differentiable=False)
+    y = np.zeros((50, length))
+    y[:, 0] = np.arange(50.0)
+    with double_precision(model):
+        subject = Subject(model, Data(rows={"y": y}), RunSpec(sampler=RWMH(), num_chains=70), None)
+        found = subject.at_starts
+    assert seen == {slab}
+    np.testing.assert_array_equal(found.contributions, -np.abs(np.arange(50.0) - subject.starts))
+    np.testing.assert_allclose(
+        found.logdensity, dist.Normal().log_prob(subject.starts[:, 0]) + found.contributions.sum(axis=1), rtol=1e-12
+    )
 
 
 def test_a_likelihood_that_cannot_be_mapped_over_chains_is_told_so(linear_model, linear_data):
