@@ -104,6 +104,11 @@ def sample(
         If `path` holds a run already, or cannot be written.
     CapacityError, WorkerError, Interrupted
         See `distmc.errors`. Committed draws stay readable with `open_run`.
+
+    Warns
+    -----
+    UserWarning
+        If something will make the run slow or imprecise, as `check` says, or if `path` will not stay.
     """
     from distmc.run import Run
     from distmc.storage import doubt_about, open_run
@@ -122,6 +127,8 @@ def sample(
         keep_unconstrained=keep_unconstrained,
     )
     prepared = Run.prepare(model, Data.coerce(data), spec, on or Local(), initial=initial, dims=dims, coords=coords)
+    for warning in prepared.warnings:
+        warnings.warn(warning, stacklevel=2)
     if path is not None:
         if doubt := doubt_about(path):
             warnings.warn(doubt, stacklevel=2)

@@ -192,7 +192,7 @@ def sample(
         spec = dataclasses.replace(spec, sampler=default)
     path = out or Path("runs") / user.file.stem
     if doubt := doubt_about(path):
-        click.secho(f"Warning: {doubt}", fg="yellow", err=True)
+        _warn(doubt)
     prepared = Run.prepare(
         user.model,
         read_data(data),
@@ -203,10 +203,16 @@ def sample(
         coords=user.coords,
         source={"model": reference, "data": data, "directory": os.getcwd()},
     )
+    for warning in prepared.warnings:
+        _warn(warning)
     file = prepared.execute(path, progress=progress)
     from distmc import render
 
     render.show_run(path, file, seconds=time.monotonic() - began)
+
+
+def _warn(words: str) -> None:
+    click.secho(f"Warning: {words}", fg="yellow", err=True)
 
 
 def _a_default_with(settings: dict[str, Any]) -> Sampler:

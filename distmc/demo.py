@@ -81,6 +81,8 @@ def run(num_words: int, spec: RunSpec, on: Placement, path: str, console: Consol
         coords=words.COORDS,
         source={"words": str(num_words)},
     )
+    for warning in run.warnings:
+        console.print(f"Warning: {warning}", style="yellow", soft_wrap=True, highlight=False)
     file = run.execute(directory)
     show_states(directory, data.rows["length"], console)
     show_run(directory, file, seconds=time.monotonic() - began, console=console)

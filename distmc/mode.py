@@ -9,6 +9,7 @@ Nocedal, Wright (2006), Numerical Optimization, chapters 7 and 8.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,6 @@ from distmc.data.data import Data
 from distmc.errors import SpecError
 from distmc.model.model import Model
 from distmc.model.preflight import cheap_checks
-from distmc.model.start import starting_positions
 from distmc.model.transforms import Unconstrainer
 from distmc.orchestration import session
 from distmc.orchestration.events import OnEvent
@@ -168,6 +168,11 @@ def optimize(
         If something given cannot be used; nothing has been started.
     CapacityError, WorkerError, Interrupted
         See `distmc.errors`.
+
+    Warns
+    -----
+    UserWarning
+        If something will make it slow or imprecise, as `check` says.
     """
     on, data = on or Local(), Data.coerce(data)
     spec = RunSpec(
@@ -179,12 +184,13 @@ def optimize(
         precision=precision,
         num_blocks=num_blocks,
     )
-    cheap_checks(model, data, spec, initial=initial)
+    checked = cheap_checks(model, data, spec, initial=initial)
+    for warning in checked.warnings:
+        warnings.warn(warning, stacklevel=2)
     blocks = plan_blocks(data, num_blocks)
     require_enough_blocks(on.fewest_workers, blocks.num_blocks)
     spec = dataclasses.replace(spec, num_blocks=blocks.num_blocks)
-    start = starting_positions(model, num_starts, seed, initial)
-    end = _final_state(WorkerTask(spec=spec, model=model, data=data, start=start), on, progress)
+    end = _final_state(WorkerTask(spec=spec, model=model, data=data, start=checked.start), on, progress)
     best = int(np.argmax(end["kernel.logdensity"]))
     mode = _Point(
         position=end["kernel.position"][best],

@@ -14,7 +14,6 @@ from distmc.errors import DistmcError, Interrupted, SpecError
 from distmc.model.fingerprint import facts
 from distmc.model.model import Model
 from distmc.model.preflight import cheap_checks
-from distmc.model.start import starting_positions
 from distmc.model.transforms import Unconstrainer
 from distmc.orchestration import session
 from distmc.orchestration.events import (
@@ -50,11 +49,14 @@ class Run:
         Where they are.
     record : RunRecord
         What run.json says at the start.
+    warnings : tuple of str
+        Why it will not work as well as it could; whoever samples is to be told.
     """
 
     task: WorkerTask
     on: Placement
     record: RunRecord
+    warnings: tuple[str, ...]
 
     @classmethod
     def prepare(
@@ -78,11 +80,10 @@ class Run:
         """
         require_kinds(model, on)
         layout = Layout(shapes=Unconstrainer(model).shapes, dims=dims or {}, coords=coords or {})
-        cheap_checks(model, data, spec, initial=initial)
+        start, warnings = cheap_checks(model, data, spec, initial=initial)
         blocks = plan_blocks(data, spec.num_blocks)
         require_enough_blocks(on.fewest_workers, blocks.num_blocks)
         spec = dataclasses.replace(spec, num_blocks=blocks.num_blocks, schedule=schedule_of(spec))
-        start = starting_positions(model, spec.num_chains, spec.seed, initial)
         record = RunRecord(
             spec=spec,
             layout=layout,
@@ -90,7 +91,8 @@ class Run:
             placement=on,
             **identity(model, data),
         )
-        return cls(task=WorkerTask(spec=spec, model=model, data=data, start=start), on=on, record=record)
+        task = WorkerTask(spec=spec, model=model, data=data, start=start)
+        return cls(task=task, on=on, record=record, warnings=warnings)
 
     def execute(self, path: str | os.PathLike[str], *, progress: bool = True, callback: Callback | None = None) -> Path:
         """Compute all draws and write them.

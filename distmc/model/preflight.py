@@ -6,7 +6,7 @@ Everything is evaluated serially in this process, on a bounded number of rows.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from distmc.data.data import Data
 from distmc.errors import InputError
@@ -25,6 +25,7 @@ from distmc.model.probes import (
 from distmc.model.sampler_fit import check_sampler, default_sampler
 from distmc.model.subject import Note, Subject
 from distmc.spec import RunSpec
+from distmc.types import NumpyArray
 
 Outcome: TypeAlias = Literal["ok", "note", "warning", "failed", "skipped"]
 
@@ -94,6 +95,21 @@ class CheckReport:
         return "\n".join([f"distmc check: {verdict}", *lines])
 
 
+class Checked(NamedTuple):
+    """What a run begins with, once the checks that take a moment have passed.
+
+    Attributes
+    ----------
+    start : float64 array (num_chains, num_dimensions)
+        Where the chains start; see `starting_positions`.
+    warnings : tuple of str
+        Why the run will not work as well as it could.
+    """
+
+    start: NumpyArray
+    warnings: tuple[str, ...]
+
+
 def check(
     model: Model,
     data: Data | Mapping[str, Any],
@@ -145,7 +161,7 @@ def cheap_checks(
     spec: RunSpec | None = None,
     *,
     initial: Mapping[str, Any] | None = None,
-) -> tuple[Finding, ...]:
+) -> Checked:
     """Run the checks that take a moment, which every run begins with.
 
     Takes what `check` takes, and looks at sampler, parameters and supports, data, shape of the likelihood, and whether
@@ -153,8 +169,8 @@ def cheap_checks(
 
     Returns
     -------
-    findings : tuple of Finding
-        Notes and warnings among them.
+    checked : Checked
+        Starting positions and warnings.
 
     Raises
     ------
@@ -163,7 +179,8 @@ def cheap_checks(
     """
     with double_precision(model):
         subject = Subject(model, Data.coerce(data), spec or _default_spec(model), initial)
-        return tuple(_finding(name, note) for name, function in (*_ESSENTIAL, _STARTS) for note in function(subject))
+        notes = [note for _, function in (*_ESSENTIAL, _STARTS) for note in function(subject)]
+        return Checked(subject.starts, tuple(message for outcome, message in notes if outcome == "warning"))
 
 
 def _default_spec(model: Model) -> RunSpec:

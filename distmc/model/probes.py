@@ -103,11 +103,11 @@ def _compare_with_float32(subject: Subject) -> list[Note]:
     return [
         (
             "warning",
-            f"Given float32 it does {share:.0%} of its work in float64, so `mixed` precision gains little speed. Some "
-            "of NumPyro's distributions, `Poisson` and `Binomial` among them, compute in float64 whatever they are "
-            "given: write their formula out. A `jnp.zeros`, `jnp.array` or NumPy constant inside is float64 by "
-            "default: give it the type of a parameter (`dtype=params[...].dtype`), or put it into the data's "
-            "`constants`.",
+            f"Given float32, `log_likelihood` does {share:.0%} of its work in float64, so `mixed` precision gains "
+            "little speed. Some of NumPyro's distributions, `Poisson` and `Binomial` among them, compute in float64 "
+            "whatever they are given: write their formula out. A `jnp.zeros`, `jnp.array` or NumPy constant inside is "
+            "float64 by default: give it the type of a parameter (`dtype=params[...].dtype`), or put it into the "
+            "data's `constants`.",
         )
     ]
 

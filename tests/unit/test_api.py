@@ -397,6 +397,14 @@ def test_a_path_in_rays_copy_of_the_folder_is_warned_of(tmp_path: Path, monkeypa
         _sample(path=tmp_path / "runs")
 
 
+def test_what_the_checks_warn_of_is_told_where_sample_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.Run, "execute", lambda *_, **__: None)
+    monkeypatch.setattr("distmc.storage.open_run", lambda path: None)
+    with pytest.warns(UserWarning, match="`num_chains=4` with LAPS") as caught:
+        _sample(sampler="laps", path="never written")
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 # Runs that end early --------------------------------------------------------------------------------------------------
 
 

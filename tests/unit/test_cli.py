@@ -33,7 +33,7 @@ from scale import unit
 
 
 def log_likelihood(params, data):
-    return jnp.sum(dist.Normal(params["loc"], unit).log_prob(data["y"]), axis=-1)
+    return -0.5 * jnp.sum(((data["y"] - params["loc"]) / unit) ** 2, axis=-1)
 
 
 def build():
@@ -296,15 +296,15 @@ def test_check_of_a_good_model() -> None:
 
 
 @pytest.fixture
-def ending(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], Result]:
+def ending(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Return a function that runs `sample` with a run that ends in an exception."""
 
-    def end(error: BaseException) -> Result:
+    def end(error: BaseException, *options: str) -> Result:
         def execute(*_: Any, **__: Any) -> None:
             raise error
 
         monkeypatch.setattr(Run, "execute", execute)
-        return run(["sample", "tiny.py", "--data", "data.npz", "--out", "new"])
+        return run(["sample", "tiny.py", "--data", "data.npz", "--out", "new", *options])
 
     return end
 
@@ -321,7 +321,13 @@ def test_sample_in_a_ray_job_warns_of_a_path_that_will_not_stay(
         assert ("Warning: `runs/" in result.stderr) is is_warned
 
 
-def test_failure_of_a_worker_is_told_root_cause_first(ending: Callable[[BaseException], Result]) -> None:
+def test_what_the_checks_warn_of_is_told_before_the_run(ending: Callable[..., Result]) -> None:
+    result = ending(Interrupted("Enough is seen."), "--sampler", "laps", "--chains", "4")
+    assert result.stderr.startswith("Warning: `num_chains=4` with LAPS: ")
+    assert "Warning" not in ending(Interrupted("Enough is seen.")).stderr
+
+
+def test_failure_of_a_worker_is_told_root_cause_first(ending: Callable[..., Result]) -> None:
     remote = 'Traceback (most recent call last):\n  File "user.py", line 3\nZeroDivisionError\n'
     result = ending(WorkerError("Worker 1 of 2 raised ZeroDivisionError.", rank=1, remote_traceback=remote))
     assert result.exit_code == 5
@@ -329,13 +335,11 @@ def test_failure_of_a_worker_is_told_root_cause_first(ending: Callable[[BaseExce
 
 
 @pytest.mark.parametrize("error", [Interrupted("10 steps are kept."), KeyboardInterrupt()])
-def test_request_to_stop_has_the_exit_code_of_ctrl_c(
-    ending: Callable[[BaseException], Result], error: BaseException
-) -> None:
+def test_request_to_stop_has_the_exit_code_of_ctrl_c(ending: Callable[..., Result], error: BaseException) -> None:
     assert ending(error).exit_code == 130
 
 
-def test_unforeseen_exceptions_keep_their_traceback(ending: Callable[[BaseException], Result]) -> None:
+def test_unforeseen_exceptions_keep_their_traceback(ending: Callable[..., Result]) -> None:
     error = RuntimeError("nobody thought of this")
     result = ending(error)
     assert result.exit_code == 1

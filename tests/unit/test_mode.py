@@ -8,7 +8,8 @@ import numpyro.distributions as dist
 import pytest
 
 import distmc
-from distmc.errors import SpecError
+from distmc.errors import Interrupted, SpecError
+from distmc.orchestration import session
 
 NUM_ROWS = 60
 
@@ -78,6 +79,17 @@ def test_curved_valley_is_followed_to_its_end() -> None:
     found = distmc.optimize(model, {"weight": np.full(8, 0.5)}, initial={"x": -1.2, "y": 1.0}, progress=False)
     assert found.is_converged
     np.testing.assert_allclose([found.params["x"], found.params["y"]], 1.0, atol=2e-2)
+
+
+def test_what_the_checks_warn_of_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise Interrupted("Enough is seen.")
+
+    monkeypatch.setattr(session, "run", stop)
+    model, rows, _, _ = regression()
+    with pytest.warns(UserWarning, match="of the work is padding") as caught, pytest.raises(Interrupted):
+        distmc.optimize(model, rows, num_blocks=128, progress=False)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 def test_too_few_evaluations_are_told() -> None:
