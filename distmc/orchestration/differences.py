@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 FEATURES = "processor features"
 """A fact that is a list of words; of all others the whole text counts."""
 
+UNKNOWN = "unknown"
+"""What stands for a fact that a machine does not tell."""
+
 # What tells two kinds of processor from each other is seen from a few names.
 _MOST_NAMES = 6
 
@@ -26,7 +29,7 @@ def differences(odd: Sequence[Mapping[str, str]], rest: Sequence[Mapping[str, st
     """
     found = []
     for name in sorted({name for facts in (*odd, *rest) for name in facts}):
-        here, there = ({facts.get(name, "unknown") for facts in group} for group in (odd, rest))
+        here, there = ({facts.get(name, UNKNOWN) for facts in group} for group in (odd, rest))
         if here != there or len(here) > 1:
             found.append(f"{name} {_features(here, there) if name == FEATURES else _values(here, there)}")
     return tuple(found)
@@ -38,6 +41,8 @@ def _values(here: set[str], there: set[str]) -> str:
 
 def _features(here: set[str], there: set[str]) -> str:
     """Name those that only one side has, else those that not all machines have."""
+    if UNKNOWN in here | there:
+        return "known of some machines only"
     every = [set(features.split()) for features in here | there]
     having, others = ({word for features in group for word in features.split()} for group in (here, there))
     if having == others:

@@ -3,7 +3,7 @@
 import platform
 from pathlib import Path
 
-from distmc.orchestration.differences import FEATURES
+from distmc.orchestration.differences import FEATURES, UNKNOWN
 from distmc.versions import library_versions
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -15,7 +15,7 @@ def machine_facts() -> dict[str, str]:
     versions = library_versions()
     return {
         "processor": _cpuinfo("model name") or platform.processor() or platform.machine(),
-        FEATURES: " ".join(sorted((_cpuinfo("flags") or _cpuinfo("Features")).split())) or "unknown",
+        FEATURES: " ".join(sorted((_cpuinfo("flags") or _cpuinfo("Features")).split())) or UNKNOWN,
         **{name: versions[name] for name in _LIBRARIES},
     }
 

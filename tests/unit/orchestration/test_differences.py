@@ -41,6 +41,12 @@ def test_features_are_named_that_one_side_alone_has(here: list[str], there: list
     assert differences(*machines) == (f"processor features {words}",)
 
 
+@pytest.mark.parametrize("odd", [{}, {FEATURES: "unknown"}])
+def test_unknown_is_no_feature(odd: dict[str, str]) -> None:
+    for machines in (([odd], [PLAIN]), ([PLAIN], [odd, PLAIN])):
+        assert "processor features known of some machines only" in differences(*machines)
+
+
 def test_without_a_majority_all_are_compared_with_each_other() -> None:
     both = [PLAIN, other(**{"processor": "kind 1", FEATURES: "avx"})]
     assert differences(both, both) == (
