@@ -6,7 +6,7 @@ import pytest
 
 from distmc.orchestration import facts
 from distmc.orchestration.differences import FEATURES, differences
-from distmc.storage.record import library_versions
+from distmc.versions import library_versions
 
 CPUINFO = """processor\t: 0
 model name\t: Some Processor @ 2.0 GHz
