@@ -162,11 +162,15 @@ class RayExecutor:
             coordinator.shutdown()
 
     def _release(self, workers: tuple[int, ...]) -> None:
-        owing = {worker for _, _, worker in self._pending.values()}
+        owing = self._owing()
         for worker in workers:
             self._slots.release(worker, owes_answer=worker in owing)
         self._starting = _without(self._starting, workers)
         self._asked = _without(self._asked, workers)
+
+    def _owing(self) -> set[int]:
+        """Return the processes that have not answered an order or a question."""
+        return {*self._asked.values(), *(worker for _, _, worker in self._pending.values())}
 
     def _ask_idle(self) -> None:
         """Ask those that owe no answer whether they are still there."""
@@ -174,8 +178,7 @@ class RayExecutor:
         if now < self._next_idle_check:
             return
         self._next_idle_check = now + _IDLE_CHECK_SECONDS
-        busy = {*self._asked.values(), *(worker for _, _, worker in self._pending.values())}
-        for worker in self._slots.node_of.keys() - busy:
+        for worker in self._slots.node_of.keys() - self._owing():
             self._asked[self._slots.actor_of(worker).is_there.remote()] = worker
 
     def _missing_capacity(self) -> list[m.Event]:

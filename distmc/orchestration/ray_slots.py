@@ -125,7 +125,7 @@ class Slots:
         worker : int
             Number of the process.
         owes_answer : bool
-            Whether an order was not answered, which may be because the process is stopped.
+            Whether an order or a question was not answered, which may be because the process is stopped.
         """
         for slot in [slot for slot in self._slots if slot.worker == worker]:
             _quietly(ray.kill, slot.actor, no_restart=True)

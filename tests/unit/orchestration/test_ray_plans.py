@@ -5,6 +5,7 @@ import json
 import pathlib
 import pickle
 import sys
+import types
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from ray.cloudpickle import cloudpickle
 
 from distmc.errors import CapacityError, SpecError
 from distmc.orchestration import ray_cluster, ray_shipping
-from distmc.spec import Ray
+from distmc.orchestration.messages import Release
+from distmc.orchestration.ray import RayExecutor
+from distmc.spec import Ray, RunSpec
 
 
 @pytest.mark.parametrize(
@@ -90,6 +93,20 @@ def test_missing_workers_are_told_from_missing_room(
     monkeypatch.setattr(ray_cluster.ray, "available_resources", lambda: {"CPU": 1.0})
     on = Ray(num_workers=2, start_timeout_seconds=7.0)
     assert told in ray_cluster.too_late(on, num_up, is_placed=is_placed)
+
+
+def test_idle_process_that_has_not_answered_may_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    task: Any = types.SimpleNamespace(spec=RunSpec(num_blocks=4))
+    executor = RayExecutor(task, Ray(num_workers=2), build_worker=lambda *_: pytest.fail("no worker is needed"))
+    questions: Any = {"asked lately": 3}
+    released: dict[int, bool] = {}
+    monkeypatch.setattr(executor, "_asked", questions)
+    monkeypatch.setattr(
+        executor._slots, "release", lambda worker, *, owes_answer: released.update({worker: owes_answer})
+    )
+    executor.perform(Release(workers=(3, 4)))
+    assert released == {3: True, 4: False}
+    assert executor._asked == {}
 
 
 def test_functions_beside_the_script_travel_as_code(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
