@@ -7,7 +7,7 @@
     │   ├── SpecError                   a count, name or option
     │   ├── ModelError                  parameters, supports, the log-likelihood
     │   ├── DataError                   rows, constants, files of data
-    │   └── StartError                  no finite starting position
+    │   └── StartError                  where chains start: not finite, or outside the support
     ├── RunDirectoryError (OSError)     a run directory that is missing, taken, unreadable, or of another model
     │   └── DamagedFileError            a file of it was read, and its content is not what was written
     ├── CapacityError (RuntimeError)    the cluster cannot give the workers that were asked for
@@ -47,7 +47,7 @@ class DataError(InputError):
 
 
 class StartError(InputError):
-    """No starting position with a finite log-density and gradient was found."""
+    """One chain or more would start outside the support, or where log-density or gradient is not finite."""
 
 
 class RunDirectoryError(DistmcError, OSError):

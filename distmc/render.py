@@ -105,7 +105,7 @@ def _facts(summary: Summary, seconds: float | None) -> Iterator[tuple[str, str, 
         yield "least ESS, tail", f"{tail.ess_tail:,.0f}", tail.name
     yield "divergences", f"{summary.num_divergent:,}", ""
     if summary.num_nonfinite:
-        yield "not finite", f"{summary.num_nonfinite:,}", "draws with a proposal that was refused for it"
+        yield "not finite", f"{summary.num_nonfinite:,}", "draws that met such a log-density or gradient"
     if summary.draws_per_second is not None:
         yield "draws per second", f"{summary.draws_per_second:,.0f}", "of all chains together"
     if summary.ess_per_second is not None:

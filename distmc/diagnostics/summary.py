@@ -67,7 +67,7 @@ class Summary:
         Estimated Bayesian fraction of missing information of each chain: the mean square of the energy's change from
         draw to draw over its variance. Near 1 where energies are drawn freely; empty if they were not recorded.
     num_nonfinite : int
-        Draws with a proposal that was refused because log-density or gradient were not finite there.
+        Draws that met a log-density or gradient that is not finite.
     """
 
     num_chains: int
