@@ -21,7 +21,7 @@ class HMC:
     trajectory_length : float
         Mean integration time of a trajectory in whitened coordinates, where a quarter period of a Gaussian
         posterior is pi / 2. A little more lets a draw lie rather on the other side of the middle than the one before:
-        means are known sooner, quantiles as soon.
+        means are known sooner, far quantiles sometimes a little later.
     jitter : float
         Each trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
         low-discrepancy sequence, the same for all chains. Guards against resonance.
@@ -57,7 +57,7 @@ class ChEES:
     min_trajectory_length : float
         Shortest mean integration time, with which the search begins, in whitened coordinates; pi / 2 is a quarter
         period of a Gaussian posterior. A little more lets a draw lie rather on the other side of the middle than the
-        one before: means are known sooner, quantiles as soon.
+        one before: means are known sooner, far quantiles sometimes a little later.
     jitter : float
         Each trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
         low-discrepancy sequence, the same for all chains.
