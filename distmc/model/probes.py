@@ -93,7 +93,7 @@ def check_likelihood(subject: Subject) -> list[Note]:
 
 
 def _compare_with_float32(subject: Subject) -> list[Note]:
-    """Warn if a likelihood that is given float32 does most of its work in float64."""
+    """Tell if a likelihood that is given float32 does most of its work in float64."""
     params = cast_floats(subject.unconstrainer.constrain(subject.points[0])[0], likelihood_dtype("mixed"))
     contributions = functools.partial(row_contributions, subject.model)
     share = float64_share(jax.make_jaxpr(contributions)(params, *subject.inputs("mixed")))
@@ -102,7 +102,7 @@ def _compare_with_float32(subject: Subject) -> list[Note]:
         return []
     return [
         (
-            "warning",
+            "note",
             f"Given float32, `log_likelihood` does {share:.0%} of its work in float64, so `mixed` precision gains "
             "little speed. Some of NumPyro's distributions, `Poisson` and `Binomial` among them, compute in float64 "
             "whatever they are given: write their formula out. A `jnp.zeros`, `jnp.array` or NumPy constant inside is "

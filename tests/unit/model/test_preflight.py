@@ -390,22 +390,22 @@ def test_a_sum_is_told_to_be_evaluated_row_by_row(linear_model, linear_data):
     assert report.figures["likelihood_form"] == "sum"
 
 
-def test_double_precision_inside_mixed_is_a_warning_but_adding_in_it_is_not(linear_model, linear_data):
+def test_double_precision_inside_mixed_is_noted_but_adding_in_it_is_not(linear_model, linear_data):
     def promoted(params, data):
         return linear_model.log_likelihood(params | {"slope": params["slope"] + np.zeros(2)}, data)
 
     def added(params, data):
         return linear_model.log_likelihood(params, data).astype(jnp.float64)
 
-    warned = check(with_likelihood(linear_model, promoted), linear_data)
-    assert warned.ok
-    assert "of its work in float64" in message_of(warned, "likelihood")
+    noted = check(with_likelihood(linear_model, promoted), linear_data)
+    assert outcomes(noted)["likelihood"] == "note"
+    assert "of its work in float64" in message_of(noted, "likelihood")
     assert outcomes(check(with_likelihood(linear_model, added), linear_data))["likelihood"] == "ok"
     double = check(with_likelihood(linear_model, promoted), linear_data, RunSpec(precision="float64"))
     assert outcomes(double)["likelihood"] == "ok"
 
 
-def test_distributions_that_always_compute_in_float64_are_a_warning_that_says_so(linear_priors, linear_data):
+def test_distributions_that_always_compute_in_float64_are_noted(linear_priors, linear_data):
     def poisson(params, data):
         return dist.Poisson(jnp.exp(params["intercept"] + data["x"] @ params["slope"])).log_prob(data["count"])
 
