@@ -91,8 +91,8 @@ class SNAPER:
 
     Attributes
     ----------
-    initial_trajectory_length : float
-        Mean integration time at the start, in whitened coordinates.
+    min_trajectory_length : float
+        Shortest mean integration time, with which the search begins, in whitened coordinates, as for `ChEES`.
     jitter : float
         Each trajectory's length is multiplied by a number in ``[1 - jitter, 1 + jitter]`` from a
         low-discrepancy sequence, the same for all chains.
@@ -105,7 +105,7 @@ class SNAPER:
         Upper limit of integration steps in one trajectory.
     """
 
-    initial_trajectory_length: float = 1.0
+    min_trajectory_length: float = 1.8
     jitter: float = 0.5
     target_acceptance_rate: float = 0.8
     metric: MetricKind = "auto"
@@ -113,7 +113,7 @@ class SNAPER:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        require_positive(self, "initial_trajectory_length")
+        require_positive(self, "min_trajectory_length")
         _require_hamiltonian_ranges(self)
 
 

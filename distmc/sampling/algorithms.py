@@ -22,7 +22,7 @@ from distmc.adaptation.schedule import (
 )
 from distmc.adaptation.snaper import SNAPERCriterion
 from distmc.adaptation.step_size import mean_rate
-from distmc.adaptation.trajectory import EvenTrajectoryRule, TrajectoryRule
+from distmc.adaptation.trajectory import Criterion, EvenTrajectoryRule, TrajectoryRule
 from distmc.adaptation.trees import TreeWarmup
 from distmc.adaptation.warmup import Warmup, step_size_from_gradients
 from distmc.climbs import LBFGS, Climb, Points
@@ -121,26 +121,12 @@ def _(sampler: HMC, setting: Setting) -> Algorithm:
 
 @build_algorithm.register
 def _(sampler: ChEES, setting: Setting) -> Algorithm:
-    shortest = sampler.min_trajectory_length
-    rule = EvenTrajectoryRule(
-        length=shortest,
-        criterion=ChEESCriterion(),
-        jitter=sampler.jitter,
-        max_integration_steps=sampler.max_integration_steps,
-        min_length=shortest,
-    )
-    return _with_trajectories(sampler, setting, rule)
+    return _with_trajectories(sampler, setting, _learned_length(sampler, ChEESCriterion()))
 
 
 @build_algorithm.register
 def _(sampler: SNAPER, setting: Setting) -> Algorithm:
-    rule = EvenTrajectoryRule(
-        length=sampler.initial_trajectory_length,
-        criterion=SNAPERCriterion(),
-        jitter=sampler.jitter,
-        max_integration_steps=sampler.max_integration_steps,
-    )
-    return _with_trajectories(sampler, setting, rule)
+    return _with_trajectories(sampler, setting, _learned_length(sampler, SNAPERCriterion()))
 
 
 @build_algorithm.register
@@ -227,6 +213,16 @@ def num_directions(sampler: Slice, num_dimensions: int) -> int:
 def _with_trajectories(sampler: HMC | ChEES | SNAPER, setting: Setting, rule: TrajectoryRule) -> Algorithm:
     warmup = _warmup(sampler, setting, exponent=_HAMILTONIAN_EXPONENT, trajectory=rule)
     return Algorithm(hmc.build_kernel(setting.target), _with_rescue(warmup, setting))
+
+
+def _learned_length(sampler: ChEES | SNAPER, criterion: Criterion) -> EvenTrajectoryRule:
+    return EvenTrajectoryRule(
+        length=sampler.min_trajectory_length,
+        criterion=criterion,
+        jitter=sampler.jitter,
+        max_integration_steps=sampler.max_integration_steps,
+        min_length=sampler.min_trajectory_length,
+    )
 
 
 def _fixed_length(sampler: HMC | MAMS | LAPS, kind: type[TrajectoryRule]) -> TrajectoryRule:

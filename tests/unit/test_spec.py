@@ -46,7 +46,7 @@ samplers = (
     | st.builds(MALA, **tuning)
     | st.builds(RWMH, num_proposals=counts, **tuning)
     | st.builds(Slice, num_directions=counts, max_expansions=st.integers(min_value=0), **tuning)
-    | st.builds(SNAPER, initial_trajectory_length=positive, **settings)
+    | st.builds(SNAPER, min_trajectory_length=positive, **settings)
     | st.builds(MEADS, spacing=positive, **without_jitter)
     | st.builds(MAMS, trajectory_length=positive, **settings)
     | st.builds(LAPS, trajectory_length=positive, **settings)
@@ -138,7 +138,7 @@ def test_other_text_is_refused(text: str) -> None:
         *[(RunSpec, "sampler", value) for value in ("HMC", HMC, None)],
         *[(HMC, "trajectory_length", value) for value in (0.0, -1.0, math.nan, math.inf, "1", 10**400, np.True_)],
         *[(ChEES, "min_trajectory_length", value) for value in (0, math.nan)],
-        (SNAPER, "initial_trajectory_length", -1.0),
+        (SNAPER, "min_trajectory_length", -1.0),
         *[(ChEES, "jitter", value) for value in (-0.1, 1.0, math.nan)],
         *[(HMC, "target_acceptance_rate", value) for value in (0.0, 1.0, math.nan)],
         (HMC, "metric", "full"),
