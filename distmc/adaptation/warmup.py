@@ -15,7 +15,7 @@ import numpy as np
 
 from distmc.adaptation.metric import MetricRule
 from distmc.adaptation.pooling import Pooling, chains_in_company
-from distmc.adaptation.pull import estimate_pull
+from distmc.adaptation.pull import estimate_pull, unless_out_of_reach
 from distmc.adaptation.step_size import (
     StepSizeState,
     harmonic_mean_rate,
@@ -123,7 +123,9 @@ class Warmup:
         if self.schedule.windows:
             ends = np.asarray(self.schedule.window_ends)
             is_last = step == ends[-1]
-            learned = jax.lax.cond(jnp.isin(step, ends), self._renew_metric, lambda same, _: same, learned, is_last)
+            learned = jax.lax.cond(
+                jnp.isin(step, ends), self._renew_metric, lambda same, *_: same, learned, is_last, after.position
+            )
         return learned
 
     def _learn(
@@ -147,11 +149,14 @@ class Warmup:
             pull=state.pull,
         )
 
-    def _renew_metric(self, state: WarmupState, has_arrived: Array) -> WarmupState:
+    def _renew_metric(self, state: WarmupState, has_arrived: Array, position: Array) -> WarmupState:
         """Put the window's metric and pull in force and start step size, trajectory and the next window afresh."""
         step_size = start_step_size(jnp.asarray(self.whitened_step_size, jnp.float64), _OPTIMISM_WHEN_WHITENED)
         metric = self.metric.estimate(state.window, state.metric, has_arrived)
-        pull = () if self.trajectory is None else estimate_pull(state.window, metric, has_arrived)
+        pull: Pull | tuple[()] = ()
+        if self.trajectory is not None:
+            learned = estimate_pull(state.window, metric, has_arrived)
+            pull = unless_out_of_reach(learned, metric, position, self.target, self.pooling)
         return self._begin(step_size, metric, pull, jax.tree.map(jnp.zeros_like, state.window))
 
     def _begin(self, step_size: StepSizeState, metric: Metric, pull: Pull | tuple[()], window: Any) -> WarmupState:

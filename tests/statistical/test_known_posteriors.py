@@ -11,6 +11,7 @@ import numpyro.distributions as dist
 import pytest
 
 import distmc
+from distmc.adaptation import warmup
 from distmc.data.data import Data
 from distmc.model.density import log_prior_density
 from distmc.model.transforms import Unconstrainer
@@ -133,3 +134,32 @@ def test_the_gate_closes_before_a_wrong_posterior(broken_run: Callable[[Data], A
         require_moments(tree, exact)
     # The chains agree with one another all the same: only the exact answer tells.
     assert all(score.rhat < 1.01 for score in score_moments(tree, exact))
+
+
+def _distance_of_the_last_to_come() -> float:
+    """Return how far a chain is from a posterior with long tails, once it is sampled, that began far from it."""
+    model = distmc.Model(
+        parameters={"x": distmc.Parameter(shape=(3,))},
+        log_likelihood=lambda params, data: jnp.zeros_like(data["nothing"]),
+        log_prior=lambda params: -2.0 * jnp.sum(jnp.logaddexp(0.5 * params["x"], -0.5 * params["x"])),
+    )
+    start = np.random.default_rng(0).normal(size=(16, 3))
+    start[5] = 1000.0
+    tree = distmc.sample(
+        model,
+        {"nothing": np.zeros(2)},
+        initial={"x": start},
+        num_chains=16,
+        num_warmup=150,
+        num_draws=20,
+        # At the end of the first window it has not arrived.
+        schedule=distmc.Schedule(initial_buffer=2, windows=(6, 92), final_buffer=50),
+        progress=False,
+    )
+    return float(np.abs(tree["posterior"]["x"].sel(chain=5)).max())
+
+
+def test_a_chain_that_comes_late_is_not_kept_away_by_the_pull(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _distance_of_the_last_to_come() < 30.0
+    monkeypatch.setattr(warmup, "unless_out_of_reach", lambda pull, *_: pull)
+    assert _distance_of_the_last_to_come() > 60.0

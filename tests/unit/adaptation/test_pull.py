@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from distmc.adaptation.metric import MetricRule
-from distmc.adaptation.pull import estimate_pull
+from distmc.adaptation.pull import estimate_pull, unless_out_of_reach
 from distmc.adaptation.window import Window
-from distmc.kernels.base import GradientState, PlainState
+from distmc.kernels.base import GradientState, PlainState, Target
 from distmc.kernels.pull import Pull
+from distmc.sampling.algorithms import POOLING
 from distmc.types import Array, NumpyArray
 
 MEAN, FACTOR = np.array([3.0, -2.0]), np.array([[2.0, 0.0], [1.0, 0.5]])
@@ -70,3 +71,18 @@ def test_nothing_seen_gives_no_pull(num_steps: int) -> None:
     pull = estimate_pull(window, RULE.first(), has_arrived=True)
     np.testing.assert_array_equal(pull.center, 0.0)
     assert pull.frequency == 0.0
+
+
+@pytest.mark.parametrize(("distance", "frequency"), [(0.0, 1.0), (20.0, 1.0), (23.0, 0.0), (np.nan, 0.0)])
+def test_a_chain_that_is_out_of_reach_ends_the_pull_for_all(distance: float, frequency: float) -> None:
+    position = draws(20, MEAN)
+    window = window_of(position, grad_of(position))
+    metric = RULE.estimate(window, RULE.first(), True)
+    pull = estimate_pull(window, metric, True)
+    here = np.repeat(np.asarray(pull.center)[None], NUM_CHAINS, axis=0)
+    # In standard deviations of the second coordinate, given the first.
+    here[3, 1] += distance * FACTOR[1, 1]
+    dot = Target(lambda _: (jnp.zeros(NUM_CHAINS), jnp.zeros((NUM_CHAINS, 2))), lambda a, b: jnp.sum(a * b, axis=-1))
+    found = unless_out_of_reach(pull, metric, jnp.asarray(here), dot, POOLING)
+    assert found.frequency == frequency
+    np.testing.assert_array_equal(found.center, pull.center)
