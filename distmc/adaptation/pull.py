@@ -20,8 +20,8 @@ from distmc.kernels.metrics import Metric, to_position, to_whitened, whiten_grad
 from distmc.kernels.pull import Pull
 from distmc.types import Array
 
-# In standard deviations, beyond the distance from the center that is usual in so many dimensions. In an exponential
-# tail half as far out again, trajectories of half a mean length are hardly ever accepted, and longer ones sooner.
+# In standard deviations, beyond the distance from the center that is usual in so many dimensions. That far out in an
+# exponential tail about one in six trajectories of half the mean length is accepted, twice as far out one in a hundred.
 _REACH = 20.0
 
 
