@@ -112,11 +112,15 @@ def lower_program(
         model=model, unconstrainer=unconstrainer, block_sum=block_sum, precision=spec.precision_in_force
     )
 
+    # As calls, so that the model is traced once for all places that evaluate it.
+    value_and_grad = jax.jit(lambda *arguments: logdensity.logdensity_and_grad(*arguments))
+    value = jax.jit(lambda *arguments: logdensity.logdensity(*arguments))
+
     def program_over(shard: Shard, constants: Mapping[str, Any]) -> Program:
         target = Target(
-            logdensity_and_grad=lambda position: logdensity.logdensity_and_grad(position, shard, constants),
+            logdensity_and_grad=lambda position: value_and_grad(position, shard, constants),
             dot=lambda a, b: jnp.sum(a * b, axis=-1),
-            logdensity=lambda position: logdensity.logdensity(position, shard, constants),
+            logdensity=lambda position: value(position, shard, constants),
         )
         return build_program(spec, target, unconstrainer.num_dimensions)
 

@@ -92,12 +92,16 @@ class Program:
         Invariance: that of the target; where calls begin and end does not matter.
         """
 
+        # A call, so that it is traced once.
+        step = jax.jit(self._step)
+
         def one_step(place: Array, carry: tuple[RunState, Trace]) -> tuple[RunState, Trace]:
             state, trace = carry
-            state, kept = self._step(key, state)
+            state, kept = step(key, state)
             return state, jax.tree.map(lambda buffer, value: buffer.at[place].set(value), trace, kept)
 
-        end: tuple[RunState, Trace] = lax.fori_loop(0, num_steps, one_step, (state, self._empty_trace(state)))
+        kept = jax.eval_shape(step, key, state)[1]
+        end: tuple[RunState, Trace] = lax.fori_loop(0, num_steps, one_step, (state, self._empty(kept)))
         return end
 
     def _step(self, key: Array, state: RunState) -> tuple[RunState, Trace]:
@@ -115,8 +119,7 @@ class Program:
         moved = RunState(state.step + 1, kernel_state, warmup)
         return moved, _keep(moved, parameters, info)
 
-    def _empty_trace(self, state: RunState) -> Trace:
-        kept = jax.eval_shape(lambda state: self._step(jax.random.key(0), state)[1], state)
+    def _empty(self, kept: Trace) -> Trace:
         empty: Trace = jax.tree.map(lambda leaf: jnp.zeros((self.capacity, *leaf.shape), leaf.dtype), kept)
         return empty
 
