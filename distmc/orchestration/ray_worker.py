@@ -1,6 +1,7 @@
 """The Ray actor that hosts one worker."""
 
 import dataclasses
+import functools
 import os
 import traceback
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from distmc.orchestration.executor import BuildWorker, HostedWorker
 from distmc.orchestration.facts import machine_facts
 from distmc.orchestration.messages import Failure
 from distmc.orchestration.policies import LostPeer
-from distmc.parallel import processes
+from distmc.parallel import cores, processes
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport
 from distmc.types import Checkpoint
 
@@ -75,6 +76,8 @@ class WorkerActor:
         self._num_workers = 1
         self._uses_gpu = False
         self._worker: HostedWorker | None = None
+        # Where to sample, settled when it connects; GPUs need no cores.
+        self._keep_to_cores: Callable[[], None] = lambda: None
 
     def introduce(self) -> Introduction:
         """Say where this actor lives; whatever takes long to import has been imported by then."""
@@ -109,7 +112,8 @@ class WorkerActor:
             # A chunk of the former generation may have been collected since, which starts the devices.
             self._part()
             if not uses_gpu:
-                processes.pin_to_cores(local_rank, num_local, num_cpus)
+                cores.share_cores(num_local, num_cpus)
+                self._keep_to_cores = functools.partial(cores.keep_to_cores, local_rank, num_local, num_cpus)
             processes.join(coordinator, self._num_workers, self._rank, ray.util.get_node_ip_address())
 
         return self._attempt(generation, connect, with_others=True)
@@ -154,6 +158,7 @@ class WorkerActor:
         """Evaluate the starting positions together, which also connects the workers to each other directly."""
 
         def start() -> ChunkReport:
+            self._keep_to_cores()
             report = self._loaded().start(checkpoint)
             # Collectives on GPUs may still need the coordinator for connections that are made later.
             if not self._uses_gpu:

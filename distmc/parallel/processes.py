@@ -18,7 +18,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -320,59 +320,3 @@ def worker_environment(
         # NumPyro flattens distributions in the order of a set; workers of one run must compile one program.
         "PYTHONHASHSEED": "0",
     }
-
-
-def cores_for(local_rank: int, num_local: int, num_cpus: int, available: Collection[int]) -> tuple[int, ...]:
-    """Choose the cores of one of several workers on a node; an empty tuple leaves the choice to the system.
-
-    Cores are dealt out only where the workers of this run take up more than half of the node and fit on it. With
-    less than that another run on the same node could have chosen the same cores, and free ones are plenty anyway.
-
-    Parameters
-    ----------
-    local_rank, num_local : int
-        The worker's place among those on its node, and their number.
-    num_cpus : int
-        Cores for each of them.
-    available : collection of int
-        Numbers of the cores that this process may use.
-
-    Returns
-    -------
-    tuple of int
-        Core numbers, disjoint for different `local_rank`.
-    """
-    wanted = num_local * num_cpus
-    if not len(available) / 2 < wanted <= len(available):
-        return ()
-    cores = sorted(available)
-    return tuple(cores[local_rank * num_cpus : (local_rank + 1) * num_cpus])
-
-
-def pin_to_cores(local_rank: int, num_local: int, num_cpus: int) -> tuple[int, ...]:
-    """Keep the calling thread, and all threads it will start, on cores of their own.
-
-    May be called again for another place on the node: what counts is the cores that the process was given at first.
-
-    Parameters
-    ----------
-    local_rank, num_local, num_cpus : int
-        As in `cores_for`.
-
-    Returns
-    -------
-    tuple of int
-        The cores; empty where the choice is left to the system, as on those that cannot pin.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        return ()
-    given = _given_cores()
-    cores = cores_for(local_rank, num_local, num_cpus, given)
-    os.sched_setaffinity(0, cores or given)
-    return cores
-
-
-@functools.cache
-def _given_cores() -> frozenset[int]:
-    """Return the cores that this process had before it was first kept to some of them."""
-    return frozenset(os.sched_getaffinity(0))

@@ -91,7 +91,6 @@ class Program:
         Communication: one evaluation of the target for each integration step, nothing else.
         Invariance: that of the target; where calls begin and end does not matter.
         """
-
         # A call, so that it is traced once.
         step = jax.jit(self._step)
 

@@ -1,7 +1,6 @@
 """One process of a group, driven by lines on its standard input; used by test_processes.py."""
 
 import json
-import os
 import sys
 import time
 from typing import Any
@@ -54,9 +53,6 @@ def perform(order: dict[str, Any]) -> Any:
             return processes.detach()
         case "leave":
             return processes.leave()
-        case "pin":
-            cores = processes.pin_to_cores(order["local_rank"], order["num_local"], order["num_cpus"])
-            return [list(cores), sorted(os.sched_getaffinity(0))]
     raise ValueError(order)
 
 

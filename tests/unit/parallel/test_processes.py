@@ -159,38 +159,6 @@ def test_missing_private_name_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         processes.require_private_names()
 
 
-@pytest.mark.parametrize(
-    ("num_local", "num_cpus", "available", "expected"),
-    [
-        (2, 2, range(4), [(0, 1), (2, 3)]),
-        (3, 1, [8, 2, 5, 7], [(2,), (5,), (7,)]),
-        (2, 1, range(4), [(), ()]),
-        (3, 2, range(4), [(), (), ()]),
-    ],
-    ids=["whole node", "some cores withheld", "node mostly free", "oversubscribed"],
-)
-def test_cores_are_disjoint_and_only_dealt_out_where_safe(
-    num_local: int, num_cpus: int, available: list[int], expected: list[tuple[int, ...]]
-) -> None:
-    chosen = [processes.cores_for(rank, num_local, num_cpus, available) for rank in range(num_local)]
-    assert chosen == expected
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system cannot pin processes")
-def test_pinning_holds_in_the_process(members: list[Member]) -> None:
-    count = len(os.sched_getaffinity(0))
-    member = members[0]
-    member.order("pin", local_rank=count - 1, num_local=count, num_cpus=1)
-    chosen, allowed = member.answer()["value"]
-    assert chosen == allowed == [max(os.sched_getaffinity(0))]
-
-
-def test_pinning_is_left_out_where_the_system_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert processes.pin_to_cores(0, 1, os.cpu_count() or 1) == ()
-
-
 def test_environment_bounds_threads_and_silence() -> None:
     variables = processes.worker_environment(3, uses_gpu=False, hang_timeout_seconds=10.0, xla_flags="--xla_mine=1")
     assert variables["PJRT_NPROC"] == "3"
