@@ -17,7 +17,7 @@ from distmc.model.density import cast_floats, likelihood_dtype, likelihood_outpu
 from distmc.model.gradients import require_gradient
 from distmc.model.model import Parameter
 from distmc.model.start import require_finite_starts
-from distmc.model.subject import Note, Subject
+from distmc.model.subject import COMPILED_QUICKLY, Note, Subject
 from distmc.model.work import float64_share
 from distmc.types import Array, NumpyArray
 
@@ -94,7 +94,8 @@ def check_likelihood(subject: Subject) -> list[Note]:
 
 def _compare_with_float32(subject: Subject) -> list[Note]:
     """Tell if a likelihood that is given float32 does most of its work in float64."""
-    params = cast_floats(subject.unconstrainer.constrain(subject.points[0])[0], likelihood_dtype("mixed"))
+    dtype = likelihood_dtype("mixed")
+    params = {name: shape_struct(shape, dtype) for name, shape in subject.unconstrainer.shapes.items()}
     contributions = functools.partial(row_contributions, subject.model)
     share = float64_share(jax.make_jaxpr(contributions)(params, *subject.inputs("mixed")))
     subject.figures["float64_share"] = share
@@ -228,7 +229,8 @@ def _require_finite_prior(subject: Subject) -> None:
         return priors, log_prior_density(subject.model, params), log_abs_det
 
     # One after the other: whether JAX can map over chains what a model calls is the matter of a later check.
-    priors, total, log_abs_det = jax.jit(functools.partial(jax.lax.map, terms))(subject.points)
+    evaluate = jax.jit(functools.partial(jax.lax.map, terms), compiler_options=COMPILED_QUICKLY)
+    priors, total, log_abs_det = evaluate(subject.points)
     for name, values in priors.items():
         _require_finite(
             subject,

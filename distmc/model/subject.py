@@ -30,8 +30,11 @@ _NUM_POINTS = 4
 # that the gradient keeps may have as many, 32 mebibytes of float64.
 _MOST_CHAINS_AT_ONCE = 64
 _MOST_NUMBERS_AT_ONCE = 1 << 22
-# What is evaluated once need not be compiled well: that takes half as long for a hidden Markov model's gradient.
-_COMPILED_QUICKLY: dict[str, str | bool | int] = {"xla_backend_optimization_level": 0}
+# What is evaluated once need not be compiled well: that takes a third of the time for a hidden Markov model's gradient.
+COMPILED_QUICKLY: dict[str, str | bool | int] = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+}
 
 
 class AtStarts(NamedTuple):
@@ -108,7 +111,7 @@ class Subject:
         """
         slabs, inputs = _slabs(self.starts, _chains_at_once(self.some_data)), self.inputs("float64")
         self._require_mappable(slabs[0], *inputs)
-        evaluate = jax.jit(jax.vmap(self._terms, (0, None, None)), compiler_options=_COMPILED_QUICKLY)
+        evaluate = jax.jit(jax.vmap(self._terms, (0, None, None)), compiler_options=COMPILED_QUICKLY)
         try:
             parts = [jax.tree.map(np.asarray, evaluate(slab, *inputs)) for slab in slabs]
         except Exception as error:
