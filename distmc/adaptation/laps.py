@@ -24,7 +24,7 @@ from distmc.adaptation.metric import MetricRule
 from distmc.adaptation.pooling import Pooling, chains_in_company, weighted_mean
 from distmc.adaptation.step_size import StepSizeState, harmonic_mean_rate, start_step_size, update_step_size
 from distmc.adaptation.trajectory import TrajectoryRule
-from distmc.adaptation.warmup import step_size_from_gradients
+from distmc.adaptation.warmup import step_size_from_gradients, where
 from distmc.adaptation.window import Window
 from distmc.kernels.base import GradientState, Target
 from distmc.kernels.isokinetic import inner_product
@@ -140,7 +140,7 @@ class LateAdjustment:
         unadjusted = self._learn_unadjusted(learned, step, before, after, info, jnp.ones_like(weight))
         pooled_rate = harmonic_mean_rate(info.acceptance_rate, self.target_acceptance_rate, weight, self.pooling)
         search = update_step_size(learned.adjusted, pooled_rate, self.target_acceptance_rate)
-        return _where(parameters.is_adjusted, learned._replace(adjusted=search), unadjusted)
+        return where(parameters.is_adjusted, learned._replace(adjusted=search), unadjusted)
 
     def _learn_unadjusted(
         self, learned: LAPSLearned, step: Array, before: LAPSState, after: LAPSState, info: LAPSInfo, weight: Array
@@ -151,7 +151,7 @@ class LateAdjustment:
         renewed = learned._replace(
             step_size=learned.step_size * self._change_of_step_size(before, after, info, weight),
             memory=self._memory(after, weight, learned.metric),
-            window=_where(step >= self.schedule.initial_buffer, window, learned.window),
+            window=where(step >= self.schedule.initial_buffer, window, learned.window),
         )
         if not self.schedule.windows:
             return renewed
@@ -239,8 +239,3 @@ def _divide(numerator: Array, denominator: Array) -> Array:
     """Return quotients of numbers that are not negative, finite whatever is divided; 1 where both vanish."""
     least = jnp.finfo(jnp.float64).tiny
     return jnp.minimum((numerator + least) / (denominator + least), 1.0 / jnp.finfo(jnp.float64).eps ** 2)
-
-
-def _where(condition: Array, new: State, old: State) -> State:
-    chosen: State = jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
-    return chosen

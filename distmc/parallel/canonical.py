@@ -91,8 +91,7 @@ class _Evaluation:
 
     def __init__(self, program: ClosedJaxpr, never: Array) -> None:
         self._never = never
-        # Chosen once, outside all loops.
-        self._numbers = {key: self._chosen(value) for key, value in _numbers(program.jaxpr).items()}
+        self._numbers = self._chosen_together(_numbers(program.jaxpr))
         self._special = {"while": self._while, "scan": self._scan, "cond": self._cond, "div": _quotient}
 
     def of(self, program: ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
@@ -128,8 +127,21 @@ class _Evaluation:
         if isinstance(value, jax.core.Tracer) or not _is_real(value):
             return value
         if np.ndim(value) == 0:
-            return self._numbers.get(_key(value), value)
+            number = self._numbers.get(_key(value))
+            return value if number is None else number()
         return self._chosen(value)
+
+    def _chosen_together(self, values: dict[tuple[str, float], Any]) -> dict[tuple[str, float], Callable[[], Array]]:
+        """Choose all numbers of a type at once, outside all loops: a program has dozens of them."""
+        found: dict[tuple[str, float], Callable[[], Array]] = {}
+        for dtype in {dtype for dtype, _ in values}:
+            keys = [key for key in values if key[0] == dtype]
+            together = lax.optimization_barrier(self._chosen(np.stack([values[key] for key in keys])))
+            found |= {
+                key: functools.partial(lax.index_in_dim, together, place, keepdims=False)
+                for place, key in enumerate(keys)
+            }
+        return found
 
     def _chosen(self, value: Any) -> Array:
         if not _is_real(value):

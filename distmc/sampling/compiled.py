@@ -30,7 +30,7 @@ from distmc.types import Array, PyTree
 # Asks for matrix products on one thread; docs/decisions/no-eigen-threads.md says what came of it.
 _CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
 # XLA's older code generator takes two thirds of the time of the one that makes the quicker programs.
-_RUNS_ONCE = {"xla_cpu_use_fusion_emitters": False}
+_RUNS_ONCE: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
 _REPLICATED, _SHARDED = PartitionSpec(), PartitionSpec(WORKER_AXIS)
 
 

@@ -15,7 +15,7 @@ from distmc.errors import CapacityError, DriftError, Interrupted, ModelError, St
 from distmc.orchestration import policies
 from distmc.orchestration.events import ChunkCommitted, RunEnded, RunEvent, SamplingResumed, WorkersLost, WorkersStarted
 from distmc.orchestration.session import run
-from distmc.parallel import processes
+from distmc.parallel.cores import cores_for
 from distmc.sampling.reports import ChunkArrays, ChunkReport
 from distmc.spec import Ray
 
@@ -266,7 +266,7 @@ def test_two_workers_of_a_node_have_cores_of_their_own_and_a_model_with_jax_arra
     # Two workers are most of a machine of two or three cores; elsewhere the choice is left to the system.
     given = os.sched_getaffinity(0)
     cores = [places[rank][0] for rank in range(2)]
-    assert cores == [set(processes.cores_for(rank, 2, 1, given) or given) for rank in range(2)]
+    assert cores == [set(cores_for(rank, 2, 1, given) or given) for rank in range(2)]
     assert len(given) not in (2, 3) or ([len(own) for own in cores] == [1, 1] and cores[0].isdisjoint(cores[1]))
 
 
