@@ -180,6 +180,6 @@ def step_size_from_gradients(state: GradientState, target: Target) -> Array:
 
 
 def where(condition: Array, new: State, old: State) -> State:
-    """Choose between two pytrees of the same structure; a branch, since choices cost a piece of code for each leaf."""
+    """Choose between two pytrees of the same structure; a branch, since on CPUs choices cost a piece of code a leaf."""
     chosen: State = jax.lax.cond(condition, lambda: new, lambda: old)
     return chosen

@@ -13,11 +13,12 @@ import numpy as np
 from distmc.data.blocks import MASK, pack_blocks, plan_blocks, row_numbers
 from distmc.errors import ModelError
 from distmc.model.abstract import shape_struct
+from distmc.model.brief import brief
 from distmc.model.density import cast_floats, likelihood_dtype, likelihood_output, log_prior_density, row_contributions
 from distmc.model.gradients import require_gradient
 from distmc.model.model import Parameter
 from distmc.model.start import require_finite_starts
-from distmc.model.subject import COMPILED_QUICKLY, Note, Subject
+from distmc.model.subject import Note, Subject
 from distmc.model.work import float64_share
 from distmc.types import Array, NumpyArray
 
@@ -229,8 +230,7 @@ def _require_finite_prior(subject: Subject) -> None:
         return priors, log_prior_density(subject.model, params), log_abs_det
 
     # One after the other: whether JAX can map over chains what a model calls is the matter of a later check.
-    evaluate = jax.jit(functools.partial(jax.lax.map, terms), compiler_options=COMPILED_QUICKLY)
-    priors, total, log_abs_det = evaluate(subject.points)
+    priors, total, log_abs_det = brief(functools.partial(jax.lax.map, terms))(subject.points)
     for name, values in priors.items():
         _require_finite(
             subject,

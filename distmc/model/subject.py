@@ -12,6 +12,7 @@ from distmc.data.blocks import BlockPlan, plan_blocks
 from distmc.data.data import Data
 from distmc.errors import ModelError
 from distmc.model.abstract import first_line
+from distmc.model.brief import brief
 from distmc.model.density import cast_floats, likelihood_dtype, log_prior_density, row_contributions
 from distmc.model.model import Model
 from distmc.model.start import starting_positions
@@ -30,11 +31,6 @@ _NUM_POINTS = 4
 # that the gradient keeps may have as many, 32 mebibytes of float64.
 _MOST_CHAINS_AT_ONCE = 64
 _MOST_NUMBERS_AT_ONCE = 1 << 22
-# What is evaluated once need not be compiled well: that takes a third of the time for a hidden Markov model's gradient.
-COMPILED_QUICKLY: dict[str, str | bool | int] = {
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-}
 
 
 class AtStarts(NamedTuple):
@@ -110,26 +106,25 @@ class Subject:
             If the model cannot be evaluated for several chains at once, or raises at these positions.
         """
         slabs, inputs = _slabs(self.starts, _chains_at_once(self.some_data)), self.inputs("float64")
-        self._require_mappable(slabs[0], *inputs)
-        evaluate = jax.jit(jax.vmap(self._terms, (0, None, None)), compiler_options=COMPILED_QUICKLY)
+        evaluate = self._traced(slabs[0], *inputs).lower().compile()
         try:
             parts = [jax.tree.map(np.asarray, evaluate(slab, *inputs)) for slab in slabs]
         except Exception as error:
-            what = "The log-density or its gradient" if self._needs_gradient else "The log-density"
             raise ModelError(
-                f"{what} raised {type(error).__name__} at the starting positions ({len(slabs[0])} chains at once, "
-                f"{self.rows_examined()}): {first_line(error)} Usually a function that the model calls outside of JAX "
-                "does that, or a derivative that it defines itself."
+                f"{self._evaluated} raised {type(error).__name__} at the starting positions ({len(slabs[0])} chains at "
+                f"once, {self.rows_examined()}): {first_line(error)} Usually a function that the model calls outside of "
+                "JAX does that, or a derivative that it defines itself."
             ) from error
         return AtStarts(*jax.tree.map(lambda *pieces: np.concatenate(pieces)[: len(self.starts)], *parts))
 
-    def _require_mappable(self, slab: NumpyArray, rows: Mapping[str, Any], constants: Mapping[str, Any]) -> None:
-        """Refuse a log-density that JAX cannot map over chains, without computing anything."""
+    def _traced(self, slab: NumpyArray, rows: Mapping[str, Any], constants: Mapping[str, Any]) -> jax.stages.Traced:
+        """Return `_terms` for several chains, which nothing is computed for; refuse what JAX cannot map over chains."""
         try:
-            jax.eval_shape(jax.vmap(self._values, (0, None, None)), slab, rows, constants)
+            traced: jax.stages.Traced = brief(jax.vmap(self._terms, (0, None, None))).trace(slab, rows, constants)
+            return traced
         except Exception as error:
             raise ModelError(
-                f"The log-density raised {type(error).__name__} when distmc asked JAX for several chains at once: "
+                f"{self._evaluated} raised {type(error).__name__} when distmc asked JAX for several chains at once: "
                 f"{first_line(error)} Chains move together, so `jax.vmap` must be able to map it; a "
                 "`jax.pure_callback` says how with `vmap_method`."
             ) from error
@@ -137,6 +132,10 @@ class Subject:
     @property
     def _needs_gradient(self) -> bool:
         return not isinstance(self.spec.sampler, WITHOUT_GRADIENT)
+
+    @property
+    def _evaluated(self) -> str:
+        return "The log-density or its gradient" if self._needs_gradient else "The log-density"
 
     def _terms(
         self, flat: Array, rows: Mapping[str, Any], constants: Mapping[str, Any]

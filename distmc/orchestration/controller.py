@@ -76,8 +76,7 @@ class Controller:
         self._last_step = self._ordered_step = 0
         self._triage = Triage()
         self._journal = Journal(num_steps)
-        self._last_heard = 0.0
-        self._deadline = 0.0
+        self._last_heard = self._deadline = 0.0
         self._gather_until: float | None = None  # When a generation is formed even if others are late.
         self._parting_patience = math.inf  # Seconds that members have to come back from the generation before.
         self._pace = Pace()
@@ -216,7 +215,7 @@ class Controller:
         if self.state is State.STARTING:
             # The start holds no draws, so there is nothing to fetch or write.
             return [*self._sampling_began(now), *self._advance(now)]
-        self._chunk_length = policies.next_chunk_length(self._chunk_length, reports)
+        self._chunk_length = policies.next_chunk_length(self._chunk_length, reports, self._pace.commit_seconds)
         self.pipeline.agree(report)
         return [m.Collect(self.generation, self.pipeline.collector, report.chunk), *self._advance(now)]
 
@@ -254,6 +253,7 @@ class Controller:
         if report is None:
             return []
         self._budget.progress()
+        self._pace.commit_seconds = event.seconds
         tell = self._journal.committed(report, now)
         match self.state:
             case State.RUNNING if self._replies is None:

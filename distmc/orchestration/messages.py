@@ -135,9 +135,10 @@ class WorkerFailed:
 
 @dataclasses.dataclass(frozen=True)
 class Committed:
-    """The chunk is on disk."""
+    """The chunk is on disk, after so many seconds of writing."""
 
     chunk: int
+    seconds: float = 0.0
 
 
 OfGeneration: TypeAlias = Replied | ArraysReady | WorkerFailed

@@ -14,10 +14,13 @@ class Pace:
     ----------
     longest_chunk : float
         What the longest chunk, or start, has taken.
+    commit_seconds : float
+        What it took to write the last chunk.
     """
 
     def __init__(self) -> None:
         self.longest_chunk = 0.0
+        self.commit_seconds = 0.0
         self._paused_at: float | None = None
         self._formed_at = 0.0
         self._running_since = 0.0

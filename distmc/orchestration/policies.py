@@ -12,6 +12,8 @@ from distmc.orchestration.states import State
 from distmc.sampling.reports import ChunkReport
 
 CHUNK_SECONDS = 1.0
+LONGEST_CHUNK_SECONDS = 2.0
+_COMMIT_SHARE = 0.01
 MAX_CHUNK_STEPS = 1000
 MAX_GROWTH = 2
 GATHERING_SECONDS = 5.0
@@ -43,8 +45,10 @@ class LostPeer(Exception):
     """What a worker waited for has not come from the other that was to give it."""
 
 
-def next_chunk_length(current: int, reports: Collection[ChunkReport]) -> int:
+def next_chunk_length(current: int, reports: Collection[ChunkReport], commit_seconds: float = 0.0) -> int:
     """Choose the number of steps of the next chunk, so that a chunk lasts about `CHUNK_SECONDS`.
+
+    Where writing one takes more than a hundredth of that, chunks last up to `LONGEST_CHUNK_SECONDS`.
 
     Short chunks lose little work when a worker is lost and answer quickly to a request to stop; long ones hide the
     cost of orders and files. Growth is limited, because the first chunks say little about the time of a step.
@@ -55,6 +59,8 @@ def next_chunk_length(current: int, reports: Collection[ChunkReport]) -> int:
         Steps asked for in the chunk that the reports are about.
     reports : collection of ChunkReport
         One from each worker; the slowest decides.
+    commit_seconds : float
+        What it took to write the last chunk that was written.
 
     Returns
     -------
@@ -63,9 +69,10 @@ def next_chunk_length(current: int, reports: Collection[ChunkReport]) -> int:
     """
     slowest = max(report.seconds / max(1, report.num_steps) for report in reports)
     longest = min(MAX_CHUNK_STEPS, MAX_GROWTH * current)
-    if slowest * longest <= CHUNK_SECONDS:
+    wanted = min(max(CHUNK_SECONDS, commit_seconds / _COMMIT_SHARE), LONGEST_CHUNK_SECONDS)
+    if slowest * longest <= wanted:
         return longest
-    return max(1, math.floor(CHUNK_SECONDS / slowest))
+    return max(1, math.floor(wanted / slowest))
 
 
 def patience(state: State, hang_timeout_seconds: float) -> float:

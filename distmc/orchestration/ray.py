@@ -10,7 +10,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import ray
-from ray.exceptions import ActorDiedError, ObjectLostError, OutOfMemoryError, RayActorError, RayError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+)
 
 from distmc.orchestration import messages as m
 from distmc.orchestration import policies, ray_cluster
@@ -314,6 +321,9 @@ def _without(questions: "dict[ray.ObjectRef[Any], int]", workers: tuple[int, ...
 def _still_there(reference: "ray.ObjectRef[Any]", worker: int) -> list[m.Event]:
     try:
         ray.get(reference)
+    except ActorUnavailableError:
+        # It cannot be reached for the moment, and will be asked again.
+        return []
     except RayError:
         return [m.WorkerGone(worker)]
     return []

@@ -144,9 +144,15 @@ class WorkerActor:
         give_up : float
             Seconds to wait for it.
         """
-        return self._attempt(
-            generation, lambda: self._loaded().compile(_handed_over(program, give_up)), with_others=True
-        )
+
+        def compile_or_load() -> CompileReport:
+            saved = _handed_over(program, give_up)
+            if saved is None and self._rank > 0:
+                # Others may compile for themselves as well.
+                self._keep_to_cores()
+            return self._loaded().compile(saved)
+
+        return self._attempt(generation, compile_or_load, with_others=True)
 
     def saved_program(self, generation: int) -> SavedProgram | Failure:
         """Return the compiled program for other workers."""

@@ -115,8 +115,9 @@ def drive(
                     case m.Tell():
                         on_event(action.event)
                     case m.Commit():
+                        began = clock()
                         commit(action.report, action.arrays)
-                        events.append(m.Committed(action.report.chunk))
+                        events.append(m.Committed(action.report.chunk, clock() - began))
                     case m.Finish():
                         if action.error is not None:
                             raise action.error

@@ -134,7 +134,7 @@ class _Evaluation:
     def _chosen_together(self, values: dict[tuple[str, float], Any]) -> dict[tuple[str, float], Callable[[], Array]]:
         """Choose all numbers of a type at once, outside all loops: a program has dozens of them."""
         found: dict[tuple[str, float], Callable[[], Array]] = {}
-        for dtype in {dtype for dtype, _ in values}:
+        for dtype in dict.fromkeys(dtype for dtype, _ in values):
             keys = [key for key in values if key[0] == dtype]
             together = lax.optimization_barrier(self._chosen(np.stack([values[key] for key in keys])))
             found |= {

@@ -1,7 +1,7 @@
 """Which cores a worker's threads run on: its own while it samples, those of all workers on its node while it compiles.
 
-Threads start with the cores of the one that starts them. Those that compile and those that compute are started once,
-by the first program; so they are moved between compiling and sampling, not started anew.
+Threads start with the cores of the one that starts them. Those that compile are started once, with the first program,
+so they are moved between compiling and sampling; those that compute are moved with them.
 """
 
 import contextlib
@@ -82,7 +82,7 @@ def _given_cores() -> frozenset[int]:
 
 @functools.cache
 def _bystanders() -> frozenset[int]:
-    """Return the threads that were there before this process was first moved: they carry messages, and stay free."""
+    """Return the threads from before this process was first moved: they carry Ray's messages, and stay free."""
     return frozenset(_threads())
 
 
@@ -96,8 +96,11 @@ def _threads() -> set[int]:
 
 def _move_to(cores: Collection[int]) -> None:
     """Move the calling thread, and all that have been started since this process was first moved."""
-    bystanders = _bystanders()
+    settled = set(_bystanders())
     os.sched_setaffinity(0, cores)
-    for thread in _threads() - bystanders:
-        with contextlib.suppress(ProcessLookupError):
-            os.sched_setaffinity(thread, cores)
+    # Threads that were not moved yet may have started others meanwhile.
+    while found := _threads() - settled:
+        for thread in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, cores)
+        settled |= found

@@ -29,8 +29,6 @@ from distmc.types import Array, PyTree
 
 # Asks for matrix products on one thread; docs/decisions/no-eigen-threads.md says what came of it.
 _CPU_OPTIONS: dict[str, str | bool] = {"xla_cpu_multi_thread_eigen": False}
-# XLA's older code generator takes two thirds of the time of the one that makes the quicker programs.
-_RUNS_ONCE: dict[str, str | bool] = {"xla_cpu_use_fusion_emitters": False}
 _REPLICATED, _SHARDED = PartitionSpec(), PartitionSpec(WORKER_AXIS)
 
 
@@ -91,7 +89,7 @@ def compile_program(
     lowered = lower_program(spec, model, plan, mesh, shard, constants)
     options = compiler_options(mesh)
     return CompiledProgram(
-        start=lowered.start.compile(options and options | _RUNS_ONCE),
+        start=lowered.start.compile(options),
         advance=lowered.advance.compile(options),
         state=lowered.state,
         trace=lowered.trace,

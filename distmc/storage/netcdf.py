@@ -54,7 +54,7 @@ def write_arrays(
     RunDirectoryError
         If the file cannot be written or an array has a type that netCDF does not have.
     """
-    arrays = {name: _storable(path, name, np.asarray(array)) for name, array in arrays.items()}
+    arrays = {name: storable(path, name, np.asarray(array)) for name, array in arrays.items()}
     checksum = _digest(arrays, attributes)
     with replacing(path) as temporary, netCDF4.Dataset(temporary, "w", format="NETCDF4") as file:
         for name, array in arrays.items():
@@ -175,7 +175,8 @@ def _values(variable: Any) -> NumpyArray:
     return values.astype(bool) if "dtype" in variable.ncattrs() else values
 
 
-def _storable(path: Path, name: str, array: NumpyArray) -> NumpyArray:
+def storable(path: Path, name: str, array: NumpyArray) -> NumpyArray:
+    """Return an array as it can be written to `path`; refuse a type that netCDF does not have."""
     if array.dtype.kind not in _KINDS or array.dtype == np.float16 or array.dtype.itemsize > 8:
         raise RunDirectoryError(
             f"The array `{name}` of type {array.dtype} cannot be stored in `{path}`: netCDF has booleans, whole "

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distmc.errors import DamagedFileError
 from distmc.storage.chunks import numbered, read_verified
-from distmc.storage.netcdf import read_arrays
+from distmc.storage.states import read_state
 from distmc.types import Checkpoint
 
 
@@ -105,9 +105,9 @@ def _latest_state(directory: Path, ends: dict[int, int], problems: list[str]) ->
         if number not in ends:
             continue
         try:
-            arrays, facts = read_arrays(path)
+            state, facts = read_state(path)
             if (facts["chunk"], facts["step"]) == (number, ends[number]):
-                return Checkpoint(chunk=number, step=ends[number], arrays=arrays)
+                return Checkpoint(chunk=number, step=ends[number], arrays=state)
             problems.append(f"`{path}` is not the state after chunk {number}.")
         except (DamagedFileError, KeyError) as error:
             problems.append(str(error))

@@ -33,6 +33,7 @@ from distmc.storage.netcdf import read_arrays, write_arrays
 from distmc.storage.record import Generation, RunRecord
 from distmc.storage.recovery import recover, states_to_keep
 from distmc.storage.schema import Phase
+from distmc.storage.states import write_state
 from distmc.storage.writer import is_abandoned, writing
 from distmc.types import Checkpoint, NumpyArray
 
@@ -219,7 +220,7 @@ class RunDirectory:
         step : int
             Steps done by then.
         state : mapping of str to array
-            The state by name; a slash in a name makes groups.
+            The state by name.
 
         Returns
         -------
@@ -231,7 +232,7 @@ class RunDirectory:
         RunDirectoryError
             If the file cannot be written.
         """
-        checksum = write_arrays(self._file(STATE, chunk), state, {"chunk": int(chunk), "step": int(step)})
+        checksum = write_state(self._file(STATE, chunk), state, {"chunk": int(chunk), "step": int(step)})
         files = numbered(self.path / STATE)
         for number in files.keys() - states_to_keep(list(files)):
             remove(files[number])

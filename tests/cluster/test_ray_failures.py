@@ -257,7 +257,7 @@ def _only_in(pid: int) -> None:
 def test_two_workers_of_a_node_have_cores_of_their_own_and_a_model_with_jax_arrays(watcher: Watcher) -> None:
     import jax.numpy as jnp
 
-    places: dict[int, tuple[set[int], str]] = {}
+    places: dict[int, tuple[list[set[int]], str]] = {}
     watcher.on_chunk = lambda chunk: places.update({rank: place_of(pid) for rank, pid in watcher.pids.items()})
     # Unpickling one starts the devices, which would be too early before the workers are connected.
     start(watcher, task=faulty.task(log_likelihood=jnp.ones(3)), num_workers=2)
@@ -265,17 +265,22 @@ def test_two_workers_of_a_node_have_cores_of_their_own_and_a_model_with_jax_arra
     assert [threads for _, threads in places.values()] == ["1", "1"]
     # Two workers are most of a machine of two or three cores; elsewhere the choice is left to the system.
     given = os.sched_getaffinity(0)
-    cores = [places[rank][0] for rank in range(2)]
+    # The threads that compute are those of XLA; the first thread gives them their work.
+    assert all(own == places[rank][0][0] for rank in range(2) for own in places[rank][0])
+    cores = [places[rank][0][0] for rank in range(2)]
     assert cores == [set(cores_for(rank, 2, 1, given) or given) for rank in range(2)]
     assert len(given) not in (2, 3) or ([len(own) for own in cores] == [1, 1] and cores[0].isdisjoint(cores[1]))
 
 
-def place_of(pid: int) -> tuple[set[int], str]:
-    """Return the cores that a process may use, and how many threads XLA was told to start in it."""
+def place_of(pid: int) -> tuple[list[set[int]], str]:
+    """Return the cores of a process's first thread and of those of XLA, and how many XLA was told to start in it."""
     variables = dict(
         word.split("=", 1) for word in pathlib.Path(f"/proc/{pid}/environ").read_text().split("\0") if word
     )
-    return os.sched_getaffinity(pid), variables["PJRT_NPROC"]
+    threads = [thread for thread in pathlib.Path(f"/proc/{pid}/task").iterdir() if thread.name != str(pid)]
+    of_xla = [int(thread.name) for thread in threads if (thread / "comm").read_text().startswith("tf_")]
+    assert of_xla
+    return [os.sched_getaffinity(thread) for thread in (pid, *of_xla)], variables["PJRT_NPROC"]
 
 
 @pytest.mark.parametrize(

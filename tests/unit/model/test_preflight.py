@@ -202,6 +202,21 @@ def test_a_likelihood_that_cannot_be_mapped_over_chains_is_told_so(linear_model,
         cheap_checks(model, linear_data)
 
 
+def test_a_gradient_that_cannot_be_mapped_over_chains_is_told_so(linear_model, linear_data):
+    @jax.custom_vjp
+    def likelihood(mean, y):
+        return -0.5 * (y - mean) ** 2
+
+    def backward(residual, cotangent):
+        result = jax.ShapeDtypeStruct(residual.shape, residual.dtype)
+        return jnp.sum(jax.pure_callback(np.multiply, result, residual, cotangent)), cotangent
+
+    likelihood.defvjp(lambda mean, y: (likelihood(mean, y), y - mean), backward)
+    model = Model(linear_model.parameters, lambda params, data: likelihood(params["intercept"], data["y"]))
+    with pytest.raises(ModelError, match=r"gradient raised .*several chains at once: .*`vmap_method`"):
+        cheap_checks(model, linear_data)
+
+
 def refuse(x):
     raise ZeroDivisionError("planted")
 

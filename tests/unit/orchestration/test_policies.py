@@ -34,6 +34,16 @@ def test_chunk_length(current: int, num_steps: int, seconds: float, expected: in
     assert policies.next_chunk_length(current, reports) == expected
 
 
+@pytest.mark.parametrize(
+    ("commit_seconds", "expected"),
+    [(0.005, 100), (0.015, 150), (0.1, 200)],
+    ids=["a second", "a hundred times the writing", "has a ceiling"],
+)
+def test_chunks_are_longer_where_writing_takes_long(commit_seconds: float, expected: int) -> None:
+    reports = [report(1, 1, num_steps=100, seconds=1.0)]
+    assert policies.next_chunk_length(100, reports, commit_seconds) == expected
+
+
 def test_slowest_worker_decides_the_chunk_length() -> None:
     reports = [report(1, 1, rank, num_steps=10, seconds=seconds) for rank, seconds in enumerate([0.1, 2.0])]
     assert policies.next_chunk_length(10, reports) == 5

@@ -14,7 +14,7 @@ from distmc.errors import RunDirectoryError
 from distmc.spec import RunSpec
 from distmc.storage import RunDirectory, RunRecord
 from distmc.storage.chunks import read_chunk
-from distmc.storage.netcdf import read_arrays
+from distmc.storage.states import read_state
 
 WriteSteps = Callable[..., None]
 
@@ -312,7 +312,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(run: RunDirectory) -> Non
     ):
         run.write_state(chunk=1, step=1, state={"position": np.zeros(10_000)})
     assert os.listdir(run.path / "state") == ["000000.nc"]
-    assert read_arrays(run.path / "state" / "000000.nc")[1] == {"chunk": 0, "step": 0}
+    assert read_state(run.path / "state" / "000000.nc")[1] == {"chunk": 0, "step": 0}
 
 
 def test_a_disk_that_fills_while_the_posterior_is_written_is_told(run: RunDirectory, write_steps: WriteSteps) -> None:
