@@ -112,8 +112,8 @@ class Subject:
         except Exception as error:
             raise ModelError(
                 f"{self._evaluated} raised {type(error).__name__} at the starting positions ({len(slabs[0])} chains at "
-                f"once, {self.rows_examined()}): {first_line(error)} Usually a function that the model calls outside of "
-                "JAX does that, or a derivative that it defines itself."
+                f"once, {self.rows_examined()}): {first_line(error)} Usually a function that the model calls outside "
+                "of JAX does that, or a derivative that it defines itself."
             ) from error
         return AtStarts(*jax.tree.map(lambda *pieces: np.concatenate(pieces)[: len(self.starts)], *parts))
 
