@@ -36,8 +36,8 @@ def test_chunk_length(current: int, num_steps: int, seconds: float, expected: in
 
 @pytest.mark.parametrize(
     ("commit_seconds", "expected"),
-    [(0.005, 100), (0.015, 150), (0.1, 200)],
-    ids=["a second", "a hundred times the writing", "has a ceiling"],
+    [(0.005, 100), (0.0075, 150), (0.1, 200)],
+    ids=["a second", "two hundred times the writing", "has a ceiling"],
 )
 def test_chunks_are_longer_where_writing_takes_long(commit_seconds: float, expected: int) -> None:
     reports = [report(1, 1, num_steps=100, seconds=1.0)]
