@@ -37,6 +37,7 @@ _ROOM_CHECK_SECONDS = 1.0
 _DRAIN_CHECK_SECONDS = 2.0
 _IDLE_CHECK_SECONDS = 1.0
 _REFILL_SECONDS = 10.0
+_NEVER_RAN = "The actor never ran"
 
 
 class RayExecutor:
@@ -341,7 +342,8 @@ def _ray_failure(rank: int, error: RayError) -> m.Failure:
     if isinstance(error, RayActorError | OutOfMemoryError | ObjectLostError):
         detail = re.search(r"Worker exit detail: (.*?)(?= Some common causes|\n|$)", text)
         reason = detail.group(1) if detail else text.splitlines()[-1]
-        is_preemption = isinstance(error, ActorDiedError) and error.preempted
+        # One that Ray had no place for any more has not failed either: its node went before it could start there.
+        is_preemption = isinstance(error, ActorDiedError) and (error.preempted or _NEVER_RAN in text)
         summary = reason.strip().rstrip(".")
         return m.Failure(rank=rank, kind=m.FailureKind.DEAD, summary=summary, is_preemption=is_preemption)
     # The order never reached our code: its arguments could not be unpickled there, for instance.

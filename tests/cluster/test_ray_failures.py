@@ -1,5 +1,6 @@
 """Real actors on a real (local) cluster are killed, stopped and broken; the run goes on, or ends soon and says why."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -277,10 +278,14 @@ def place_of(pid: int) -> tuple[list[set[int]], str]:
     variables = dict(
         word.split("=", 1) for word in pathlib.Path(f"/proc/{pid}/environ").read_text().split("\0") if word
     )
-    threads = [thread for thread in pathlib.Path(f"/proc/{pid}/task").iterdir() if thread.name != str(pid)]
-    of_xla = [int(thread.name) for thread in threads if (thread / "comm").read_text().startswith("tf_")]
-    assert of_xla
-    return [os.sched_getaffinity(thread) for thread in (pid, *of_xla)], variables["PJRT_NPROC"]
+    places = [os.sched_getaffinity(pid)]
+    for thread in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        # Some threads end meanwhile.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if (thread / "comm").read_text().startswith("tf_"):
+                places.append(os.sched_getaffinity(int(thread.name)))
+    assert len(places) > 1
+    return places, variables["PJRT_NPROC"]
 
 
 @pytest.mark.parametrize(

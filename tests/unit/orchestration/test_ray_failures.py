@@ -31,6 +31,12 @@ def test_only_nodes_that_were_taken_away_on_purpose_do_not_count(reason: str, is
     assert [budget.allows(failure) for _ in range(5)] == [True, True, True, is_preemption, is_preemption]
 
 
+def test_one_that_ray_gave_up_before_it_began_does_not_count() -> None:
+    context = ActorDiedErrorContext(actor_id=b"0" * 16, error_message="its place went", never_started=True)
+    failure = _ray_failure(0, ActorDiedError(context))
+    assert (failure.kind, failure.is_preemption) == (FailureKind.DEAD, True)
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
