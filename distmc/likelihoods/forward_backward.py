@@ -21,11 +21,8 @@ from distmc.likelihoods.emissions import Emission
 from distmc.likelihoods.scaling import log_of_scaled, power_of_two, widest_float
 from distmc.types import Array, PyTree
 
-# Steps written out in one pass of a loop, and the longest sequence that is written out whole: fewer passes are faster,
-# more code compiles longer.
-_GROUP_SIZES = (9, 8, 7, 6, 5)
-_USUAL_GROUP_SIZE = 7
-_LONGEST_WITHOUT_LOOP = 14
+# Steps in one pass of a loop. More of them compile longer, and the compiler merges them into more work than there is.
+_STEPS_A_PASS = 2
 
 
 def log_likelihood(
@@ -64,7 +61,7 @@ def _log_likelihood(
     return _forward(emission, initial, transition, parameters, steps, length, keep=False)[0]
 
 
-# Compiled also for a caller who is not: the steps that are written out are slow one operation at a time.
+# Compiled also for a caller who is not: one operation at a time is slow.
 _compiled = jax.jit(_log_likelihood, static_argnums=0)
 
 
@@ -85,32 +82,25 @@ def _forward(
     exponent = jnp.zeros(total.shape, jnp.int32)
     offsets = None if offset is None else offset.astype(widest_float())
 
-    def group(carry: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
+    def step(carry: PyTree, inputs: PyTree) -> tuple[PyTree, PyTree]:
         alpha, total, exponent, offsets = carry
-        kept = []
-        for index in range(inputs[0].shape[0]):
-            time, observed = _at(inputs, index)
-            factor, taken = power_of_two(total)
-            if keep:
-                kept.append((alpha, factor))
-            weights, offset = emission.weights(prepared, observed)
-            alpha = _advance(transition, alpha) * factor * weights
-            total = _while_active(length, time, jnp.sum(alpha, axis=0), total)
-            exponent = _while_active(length, time, exponent + taken, exponent)
-            if offset is not None:
-                offsets = offsets + offset.astype(offsets.dtype)
+        time, observed = inputs
+        factor, taken = power_of_two(total)
+        kept = (alpha, factor) if keep else None
+        weights, offset = emission.weights(prepared, observed)
+        alpha = _advance(transition, alpha) * factor * weights
+        total = _while_active(length, time, jnp.sum(alpha, axis=0), total)
+        exponent = _while_active(length, time, exponent + taken, exponent)
+        if offset is not None:
+            offsets = offsets + offset.astype(offsets.dtype)
         return (alpha, total, exponent, offsets), kept
 
-    carry = (alpha, total, exponent, offsets)
     num_steps = jax.tree.leaves(steps)[0].shape[0]
-    grouped, rest = _groups((jnp.arange(1, num_steps), jax.tree.map(lambda leaf: leaf[1:], steps)))
-    kept_groups = None
-    if grouped is not None:
-        carry, kept_groups = lax.scan(group, carry, grouped)
-    carry, kept_rest = group(carry, rest)
+    later = jnp.arange(1, num_steps), jax.tree.map(lambda leaf: leaf[1:], steps)
+    carry, kept = lax.scan(step, (alpha, total, exponent, offsets), later, unroll=_STEPS_A_PASS)
     alpha, total, exponent, offsets = carry
     value = log_of_scaled(total, exponent)
-    return value if offsets is None else value + offsets, (alpha, total, (kept_groups, kept_rest))
+    return value if offsets is None else value + offsets, (alpha, total, kept)
 
 
 def _forward_rule(
@@ -122,7 +112,7 @@ def _forward_rule(
 
 def _backward_rule(emission: Emission, residuals: PyTree, cotangent: Array) -> tuple[Array, Array, PyTree, None, None]:
     """Return expected counts, weighted by the rows' cotangents and divided by the parameters."""
-    transition, parameters, steps, length, (alpha, total, (kept_groups, kept_rest)) = residuals
+    transition, parameters, steps, length, (alpha, total, kept) = residuals
     prepared = emission.prepare(parameters)
     last = jax.tree.leaves(steps)[0].shape[0] - 1
     # An impossible row has no posterior to count: its gradient is zero.
@@ -132,44 +122,28 @@ def _backward_rule(emission: Emission, residuals: PyTree, cotangent: Array) -> t
         weights, _ = emission.weights(prepared, observed)
         return weights * beta, emission.add_counts(counts, prepared, observed, alpha * beta)
 
-    def group(carry: PyTree, inputs: PyTree) -> tuple[PyTree, None]:
+    def step(carry: PyTree, inputs: PyTree) -> tuple[PyTree, None]:
         emitted, transitions, counts = carry
-        earlier, kept = inputs
-        for index in reversed(range(len(kept))):
-            time, observed = _at(earlier, index)
-            alpha, factor = kept[index]
-            emitted = _bounded(emitted * factor)
-            transitions = transitions + lax.dot_general(alpha, emitted, (((1,), (1,)), ((), ())))
-            beta = transition @ emitted
-            if length is not None:
-                beta = beta + jnp.where(time == length - 1, last_beta, 0)
-            emitted, counts = emit(beta, alpha, counts, observed)
+        time, observed, (alpha, factor) = inputs
+        emitted = _bounded(emitted * factor)
+        transitions = transitions + lax.dot_general(alpha, emitted, (((1,), (1,)), ((), ())))
+        beta = transition @ emitted
+        if length is not None:
+            beta = beta + jnp.where(time == length - 1, last_beta, 0)
+        emitted, counts = emit(beta, alpha, counts, observed)
         return (emitted, transitions, counts), None
 
     beta = jnp.broadcast_to(_while_active(length, last, last_beta, jnp.zeros_like(last_beta)), alpha.shape)
     emitted, counts = emit(beta, alpha, emission.start_counts(prepared), _at(steps, last))
+    earlier = jnp.arange(last), jax.tree.map(lambda leaf: leaf[:-1], steps), kept
     carry = (emitted, jnp.zeros_like(transition), counts)
-    grouped, rest = _groups((jnp.arange(last), jax.tree.map(lambda leaf: leaf[:-1], steps)))
-    carry, _ = group(carry, (rest, kept_rest))
-    if grouped is not None:
-        carry, _ = lax.scan(group, carry, (grouped, kept_groups), reverse=True)
+    carry, _ = lax.scan(step, carry, earlier, reverse=True, unroll=_STEPS_A_PASS)
     emitted, transitions, counts = carry
     starts = emitted @ jnp.ones(emitted.shape[1], emitted.dtype)
     return starts, transitions, emission.gradient(parameters, counts), None, None
 
 
 _log_likelihood.defvjp(_forward_rule, _backward_rule)
-
-
-def _groups(steps: PyTree) -> tuple[PyTree | None, PyTree]:
-    """Cut the time axis into equal groups for a loop, (groups, steps, ...), and the rest that is written out."""
-    num_steps = jax.tree.leaves(steps)[0].shape[0]
-    if num_steps < _LONGEST_WITHOUT_LOOP:
-        return None, steps
-    size = next((size for size in _GROUP_SIZES if num_steps % size == 0), _USUAL_GROUP_SIZE)
-    cut = num_steps // size * size
-    grouped = jax.tree.map(lambda leaf: leaf[:cut].reshape(cut // size, size, *leaf.shape[1:]), steps)
-    return grouped, jax.tree.map(lambda leaf: leaf[cut:], steps)
 
 
 def _at(steps: PyTree, time: int) -> PyTree:
