@@ -18,7 +18,7 @@ NUM_WORDS = 50_000
 NUM_WORKERS = 2
 NUM_CHAINS = 32
 NUM_WARMUP = 200
-NUM_DRAWS = 250
+NUM_DRAWS = 300
 PATH = "runs/words"
 
 _COLOURS = ("cyan", "magenta", "yellow", "green")

@@ -389,6 +389,4 @@ def test_there_are_enough_faults() -> None:
     # All but those that only take time.
     kinds = tuple(kind for kind in PHASES if kind != "slow")
     num_on_ray = sum(count(plan, *kinds) for plan in on_ray) + NODES_LOST
-    assert num_on_ray >= 43
-    elsewhere = IN_ONE_PROCESS, DRIVER_KILLED_LOCALLY, DRIVER_KILLED[2:]
-    assert num_on_ray + sum(count(plan, *kinds) for plan in elsewhere) >= 60
+    assert num_on_ray >= 60
