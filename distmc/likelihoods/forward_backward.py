@@ -21,9 +21,6 @@ from distmc.likelihoods.emissions import Emission
 from distmc.likelihoods.scaling import log_of_scaled, power_of_two, widest_float
 from distmc.types import Array, PyTree
 
-# Steps in one pass of a loop. More of them compile longer, and the compiler merges them into more work than there is.
-_STEPS_A_PASS = 2
-
 
 def log_likelihood(
     emission: Emission, initial: Array, transition: Array, parameters: PyTree, steps: PyTree, length: Array | None
@@ -97,7 +94,7 @@ def _forward(
 
     num_steps = jax.tree.leaves(steps)[0].shape[0]
     later = jnp.arange(1, num_steps), jax.tree.map(lambda leaf: leaf[1:], steps)
-    carry, kept = lax.scan(step, (alpha, total, exponent, offsets), later, unroll=_STEPS_A_PASS)
+    carry, kept = lax.scan(step, (alpha, total, exponent, offsets), later)
     alpha, total, exponent, offsets = carry
     value = log_of_scaled(total, exponent)
     return value if offsets is None else value + offsets, (alpha, total, kept)
@@ -137,7 +134,7 @@ def _backward_rule(emission: Emission, residuals: PyTree, cotangent: Array) -> t
     emitted, counts = emit(beta, alpha, emission.start_counts(prepared), _at(steps, last))
     earlier = jnp.arange(last), jax.tree.map(lambda leaf: leaf[:-1], steps), kept
     carry = (emitted, jnp.zeros_like(transition), counts)
-    carry, _ = lax.scan(step, carry, earlier, reverse=True, unroll=_STEPS_A_PASS)
+    carry, _ = lax.scan(step, carry, earlier, reverse=True)
     emitted, transitions, counts = carry
     starts = emitted @ jnp.ones(emitted.shape[1], emitted.dtype)
     return starts, transitions, emission.gradient(parameters, counts), None, None
