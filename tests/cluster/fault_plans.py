@@ -13,7 +13,8 @@ def fault(kind: Kind, phase: Phase, step: int = 0, rank: int | None = None, seco
 
 
 # Where a fault is followed by one of a setup phase, the latter strikes the generation that comes of the former. An
-# exception that follows another is held for the program's: the run then goes on without the worker that raised it.
+# exception that follows another before a chunk is committed costs its worker the place, and a run as short as this one
+# does not grow again.
 ON_THE_CLUSTER: Plan = (
     fault("slow", "load"),
     fault("slow", "compile", rank=1),
