@@ -48,16 +48,17 @@ from distmc.zoo import words
 
 # Compiling may take four times as long.
 HANG_SECONDS = 20.0
+# Some seconds, in which another process gets ready for the next loss; a chunk takes about one.
+STEPS_APART, CHUNK_STEPS = 200, 25
 KINDS: tuple[Kind, ...] = ("raise", "cut", "drift", "kill", "stop")
 
 
-def plan_of(repeats: int, num_warmup: int, num_draws: int) -> Plan:
+def plan_of(repeats: int, num_warmup: int) -> Plan:
     """Return faults of all kinds in turn, spread over the draws; ranks take turns, too."""
     kinds = [kind for _ in range(repeats) for kind in KINDS]
-    steps = [num_warmup + (2 * turn + 1) * num_draws // (2 * len(kinds)) for turn in range(len(kinds))]
     return tuple(
-        Fault(kind=kind, phase="draws", rank=turn // len(KINDS), step=step)
-        for turn, (kind, step) in enumerate(zip(kinds, steps, strict=True))
+        Fault(kind=kind, phase="draws", rank=turn // len(KINDS), step=num_warmup + (turn + 1) * STEPS_APART)
+        for turn, kind in enumerate(kinds)
     )
 
 
@@ -77,13 +78,12 @@ def costs(plan: Plan, endured: Endured, ledger: Ledger) -> dict[Kind, list[tuple
 
 def measure_faults(problem: dict[str, int], repeats: int) -> dict[str, dict[str, Any]]:
     """Go through faults of all kinds in one run."""
-    sizes = {"num_warmup": problem["warmup"], "num_draws": problem["draws"]}
-    plan = plan_of(repeats, **sizes)
+    plan = plan_of(repeats, problem["warmup"])
+    sizes = {"num_warmup": problem["warmup"], "num_draws": (len(plan) + 1) * STEPS_APART}
     folder = Path(tempfile.mkdtemp(prefix="distmc-recovery-"))
     places = {"path": folder / "run", "ledger": folder / "ledger"}
     on = distmc.Ray(num_workers=problem["workers"], hang_timeout_seconds=HANG_SECONDS)
-    # Every fault shall find a chunk of its own.
-    pace = {"chunk_steps": max(1, problem["draws"] // (2 * len(plan))), "on_event": show_event}
+    pace = {"chunk_steps": CHUNK_STEPS, "on_event": show_event}
     data = words.load_words(problem["words"])
     endured = endure(words.build_model(), data, plan, on=on, **places, **pace, **settings(problem), **sizes)
     found = costs(plan, endured, Ledger(folder / "ledger"))

@@ -58,12 +58,15 @@ def go_on(
     require_kinds(model, on)
     directory = RunDirectory.open(path)
     record = directory.read_record()
-    spec = _extended(record.spec, more_draws)
+    _require_count(more_draws)
     require_same(directory.path, record, dataclasses.replace(record, **identity(model, data)))
-    require_enough_blocks(on.fewest_workers, spec.num_blocks or 1)
-    if spec == record.spec and _is_complete(directory, record):
+    require_enough_blocks(on.fewest_workers, record.spec.num_blocks or 1)
+    if more_draws is None and _is_complete(directory, record):
         return directory.posterior_file
     with directory.writing():
+        # Read again: while the data were looked at, another process may have extended the run.
+        spec = directory.read_record().spec
+        spec = dataclasses.replace(spec, num_draws=spec.num_draws + int(more_draws or 0))
         checkpoint = directory.recover()
         start = _start(directory, model, spec, checkpoint)
         directory.update(spec=spec, placement=on, status="running", error=None)
@@ -75,12 +78,11 @@ def go_on(
             raise
 
 
-def _extended(spec: RunSpec, more_draws: int | None) -> RunSpec:
+def _require_count(more_draws: object) -> None:
     if more_draws is None:
-        return spec
+        return
     if not isinstance(more_draws, numbers.Integral) or isinstance(more_draws, bool) or more_draws < 1:
         raise SpecError(f"`num_draws={more_draws!r}` must be a whole number of at least 1: the draws to add.")
-    return dataclasses.replace(spec, num_draws=spec.num_draws + int(more_draws))
 
 
 def _is_complete(directory: RunDirectory, record: RunRecord) -> bool:

@@ -5,7 +5,7 @@ unconstrained coordinate vector of all chains at once: ``(num_chains, num_dimens
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 PyTree: TypeAlias = Any
 NumpyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 """A NumPy array of any type and shape."""
+
+Phase: TypeAlias = Literal["start", "warmup", "draws"]
+"""What the steps of a chunk are for."""
 
 ConstrainedParameters: TypeAlias = dict[str, Any]
 """Parameter name to value on its own support; what a log-likelihood is given."""

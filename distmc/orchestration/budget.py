@@ -1,5 +1,6 @@
 """How often a run tries again before it takes a failure for its own."""
 
+import math
 from collections import Counter
 
 from distmc.orchestration.messages import Failure, FailureKind
@@ -15,11 +16,16 @@ _TRIES = {
 }
 
 
+# Processes that cannot start for one reason, such as the loss of their node, say so within this time of the first.
+_TOGETHER_SECONDS = 2.0
+
+
 class FailureBudget:
     """Counts failures since the last chunk that was committed."""
 
     def __init__(self) -> None:
         self._counts: Counter[FailureKind] = Counter()
+        self._start_failed_at = -math.inf
 
     @property
     def num_failures(self) -> int:
@@ -40,3 +46,10 @@ class FailureBudget:
             return True
         self._counts[cause.kind] += 1
         return self._counts[cause.kind] <= _TRIES[cause.kind] and self._counts.total() <= max(_TRIES.values())
+
+    def allows_start(self, cause: Failure, now: float) -> bool:
+        """Do as `allows` for a process that could not be started; several that fail together count once."""
+        if now - self._start_failed_at < _TOGETHER_SECONDS:
+            return True
+        self._start_failed_at = now
+        return self.allows(cause)

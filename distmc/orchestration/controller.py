@@ -11,7 +11,8 @@
 The controller knows no Ray, no JAX, no clock and no file: the same facts always lead to the same orders. Each order
 goes to all workers and is over when all have replied. A chunk is *agreed* once every worker has reported it with the
 same digest; its arrays are then fetched, and written while the workers already compute the next chunk. After a
-failure the next generation goes on from the last chunk on disk, and so computes the same draws.
+failure the next generation goes on from the last chunk on disk, and so computes the same draws. With the last of all
+chunks on disk the run is done, whatever else has failed.
 """
 
 import math
@@ -62,8 +63,7 @@ class Controller:
     ) -> None:
         self.state = State.PENDING
         self.generation = 0
-        self.membership = Membership(*num_workers)
-        self.pipeline = Pipeline(checkpoint)
+        self.membership, self.pipeline = Membership(*num_workers), Pipeline(checkpoint)
         self._num_steps = num_steps
         self._hang_timeout = hang_timeout_seconds
         self._keeps_processes = keeps_processes
@@ -74,8 +74,7 @@ class Controller:
         self._replies: dict[int, object] | None = None
         # Of the run: those that all workers have reported, and those that they will have come to by what is ordered.
         self._last_step = self._ordered_step = 0
-        self._triage = Triage()
-        self._journal = Journal(num_steps)
+        self._triage, self._journal = Triage(), Journal(num_steps)
         self._last_heard = self._deadline = 0.0
         self._gather_until: float | None = None  # When a generation is formed even if others are late.
         self._parting_patience = math.inf  # Seconds that members have to come back from the generation before.
@@ -124,7 +123,7 @@ class Controller:
                 return self._start_failed(event, now)
             case m.WorkersLeaving():
                 self.membership.leave(event.workers)
-                return [m.Acquire()] if self.state is not State.PENDING else []
+                return [m.Acquire(self.membership.leaving)] if self.state is not State.PENDING else []
             case m.Replied():
                 return self._replied(event, now)
             case m.ArraysReady():
@@ -140,7 +139,7 @@ class Controller:
         self._journal.begin(now)
         self._pace.pause(now)
         self.state = State.ACQUIRING
-        return [self._journal.stage("starting workers", now), m.Acquire()]
+        return [self._journal.stage("starting workers", now), m.Acquire(self.membership.leaving)]
 
     def _gather(self, now: float) -> list[m.Action]:
         """Form a generation once as many workers are there as are wanted, or enough of them and the others late."""
@@ -162,15 +161,15 @@ class Controller:
         if has_place or not self.membership.has(worker):
             return []
         self.membership.remove([worker])
-        return [m.Release((worker,)), m.Acquire()]
+        return [m.Release((worker,)), m.Acquire(self.membership.leaving)]
 
     def _start_failed(self, event: m.StartFailed, now: float) -> list[m.Action]:
         if self.state is not State.ACQUIRING or self.membership.is_enough:
             # The others can do without it.
             return [m.Release((event.worker,))]
-        if not self._budget.allows(event.failure):
+        if not self._budget.allows_start(event.failure, now):
             return self._end(State.FAILED, verdicts.not_started(event, self.pipeline.checkpoint), now)
-        return [m.Release((event.worker,)), m.Acquire()]
+        return [m.Release((event.worker,)), m.Acquire(self.membership.leaving)]
 
     def _replied(self, event: m.Replied, now: float) -> list[m.Action]:
         if self._replies is None:
@@ -255,13 +254,13 @@ class Controller:
         self._budget.progress()
         self._pace.commit_seconds = event.seconds
         tell = self._journal.committed(report, now)
+        if report.step >= self._num_steps:
+            return [tell, *self._end(State.DONE, None, now)]
         match self.state:
             case State.RUNNING if self._replies is None:
                 return [tell, *self._advance(now)]
             case State.REGROUPING if not self.pipeline:
                 return [tell, *self._regroup(now)]
-            case State.SAVING if not self.pipeline:
-                return [tell, *self._end(State.DONE, None, now)]
             case State.TRIAGE:
                 return [tell, *self._conclude_if_clear(now)]
             case State.STOPPING if not self.pipeline:
@@ -282,10 +281,11 @@ class Controller:
         leaving = self.membership.leaving_members
         reason = "workers leave before their nodes do" if leaving else "more workers have come"
         self._pace.pause(now)
-        return self._next_generation(leaving, reason, now, patience=0.0)
+        return self._next_generation(leaving, reason, now, self.membership.size_if_formed)
 
     def _recover(self, cause: m.Failure, failures: Sequence[m.Failure], error: Exception, now: float) -> list[m.Action]:
         """Go on from the last chunk on disk without those that are lost, or fail if this has happened too often."""
+        suspects: frozenset[int] = frozenset()
         if not self._budget.allows(cause):
             suspects = policies.dispensable(cause, failures, len(self.members), self.membership.fewest)
             if not suspects:
@@ -296,18 +296,18 @@ class Controller:
         told = self._journal.lost(self.generation, reason, error, now)
         self._pace.repeat(self._ordered_step - self.pipeline.committed_step)
         self.pipeline.drop()
-        lost = self.membership.workers_of(lost_ranks(failures))
-        return [told, *self._next_generation(lost, reason, now, policies.REPLACEMENT_SECONDS)]
+        lost, wanted = self.membership.workers_of(lost_ranks(failures)), len(self.members) - len(suspects)
+        return [told, *self._next_generation(lost, reason, now, wanted)]
 
     def _replace_stuck(self, now: float) -> list[m.Action]:
         """Go on without those that have not come back from an exchange that the last failure broke off."""
         stuck = sorted(self._owing())
         reason = verdicts.with_stuck(self._reason, stuck, self.members)
-        return self._next_generation(self.membership.workers_of(stuck), reason, now, policies.REPLACEMENT_SECONDS)
+        return self._next_generation(self.membership.workers_of(stuck), reason, now, len(self.members))
 
-    def _next_generation(self, without: Sequence[int], reason: str, now: float, patience: float) -> list[m.Action]:
-        """Let others take the places of `without`, and go on with fewer when they have not come after `patience`."""
-        self.membership.want(len(self.members) if patience else self.membership.size_if_formed)
+    def _next_generation(self, without: Sequence[int], reason: str, now: float, wanted: int) -> list[m.Action]:
+        """Go on without some once as many as `wanted` are there, or after a while with those that are."""
+        self.membership.want(wanted)
         if not self._keeps_processes:
             without = tuple(member.worker for member in self.members)
         self.membership.remove(without)
@@ -317,9 +317,9 @@ class Controller:
         self._replies = None
         self._parting_patience = policies.parting_patience(self._triage.failed_in, self._pace.longest_chunk)
         self._triage = Triage()
-        self._gather_until = now + patience if self._keeps_processes else None
+        self._gather_until = now + policies.REPLACEMENT_SECONDS if self._keeps_processes else None
         stage = [] if self.membership.is_complete else [self._journal.stage("starting workers", now)]
-        return [*stage, m.Release(tuple(without)), m.Acquire(), *self._gather(now)]
+        return [*stage, m.Release(tuple(without)), m.Acquire(self.membership.leaving), *self._gather(now)]
 
     # Failures ---------------------------------------------------------------------------------------------------------
 
@@ -360,9 +360,9 @@ class Controller:
 
     def _owing(self) -> set[int]:
         """Return the ranks that have an answer to give."""
-        if self._triage.failed_in in (State.SAVING, State.REGROUPING):
+        if self._replies is None:
             return {self.pipeline.collector}
-        return set(range(len(self.members))) - set(self._replies or ())
+        return set(range(len(self.members))) - set(self._replies)
 
     def _tick(self, now: float) -> list[m.Action]:
         match self.state:

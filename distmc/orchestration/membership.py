@@ -72,6 +72,11 @@ class Membership:
         self._leaving |= set(workers) & set(self._up)
 
     @property
+    def leaving(self) -> tuple[int, ...]:
+        """Processes that are up and will be gone soon, or that the run can do without."""
+        return tuple(sorted(self._leaving))
+
+    @property
     def staying(self) -> int:
         """Number of processes that are up and will stay."""
         return len(self._up) - len(self._leaving)

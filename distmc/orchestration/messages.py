@@ -151,7 +151,15 @@ Event: TypeAlias = RunRequested | StopRequested | Tick | CapacityMissing | OfPro
 
 @dataclasses.dataclass(frozen=True)
 class Acquire:
-    """Find room for as many workers as the run can use, and start those that are missing."""
+    """Find room for as many workers as the run can use, and start those that are missing.
+
+    Attributes
+    ----------
+    besides : tuple of int
+        Processes that are up and that the run does not count on: they are set aside, or their nodes will be gone soon.
+    """
+
+    besides: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,6 +37,9 @@ _ROOM_CHECK_SECONDS = 1.0
 _DRAIN_CHECK_SECONDS = 2.0
 _IDLE_CHECK_SECONDS = 1.0
 _REFILL_SECONDS = 10.0
+# A run that is over by then would be begun again rather than kept ready for losses.
+_RESERVE_SECONDS = 3.0
+_RESERVE_CHECK_SECONDS = 10.0
 _NEVER_RAN = "The actor never ran"
 
 
@@ -80,7 +83,10 @@ class RayExecutor:
         self._saving: dict[ray.ObjectRef[Any], tuple[m.Compile, int, int]] = {}
         self._has_formed = False
         self._known_to_leave: frozenset[int] = frozenset()
+        # Processes that are up and that the run does not count on.
+        self._besides: frozenset[int] = frozenset()
         self._refill_at = math.inf
+        self._reserve_at = math.inf
         self._deadline = 0.0
         self._next_room_check = 0.0
         self._next_drain_check = 0.0
@@ -104,7 +110,7 @@ class RayExecutor:
         """Begin to carry out `order`."""
         match order:
             case m.Acquire():
-                self._acquire()
+                self._acquire(frozenset(order.besides))
             case m.Release():
                 self._release(order.workers)
             case m.Meet():
@@ -120,10 +126,12 @@ class RayExecutor:
             case m.Compile():
                 self._compile(order)
             case m.Start():
+                self._reserve_at = time.monotonic() + _RESERVE_SECONDS
                 self._ask_all(order, "start", order.checkpoint)
             case m.Advance():
                 self._coordinators_are_done()
                 self._ask_all(order, "advance", order.num_steps)
+                self._keep_reserve()
             case m.Collect():
                 self._ask(order, order.rank, "collect", order.generation, order.chunk)
 
@@ -144,7 +152,8 @@ class RayExecutor:
 
     # Processes --------------------------------------------------------------------------------------------------------
 
-    def _acquire(self) -> None:
+    def _acquire(self, besides: frozenset[int]) -> None:
+        self._besides = besides
         if not self._is_connected:
             self._is_fixed = self._held.enter_context(ray_cluster.connected(self._on))
             self._is_connected = True
@@ -164,6 +173,13 @@ class RayExecutor:
         if time.monotonic() >= self._refill_at:
             self._fill()
 
+    def _keep_reserve(self) -> None:
+        """Keep processes ready once workers have been at work for a while; a GPU cannot be kept for one."""
+        now = time.monotonic()
+        if self.keeps_processes and now >= self._reserve_at:
+            self._reserve_at = now + _RESERVE_CHECK_SECONDS
+            self._slots.keep_reserve()
+
     def _close(self) -> None:
         self._slots.close()
         for coordinator in self._coordinators:
@@ -173,6 +189,7 @@ class RayExecutor:
         owing = self._owing()
         for worker in workers:
             self._slots.release(worker, owes_answer=worker in owing)
+        # What they owe is still heard of, and means nothing to the controller then.
         self._starting = _without(self._starting, workers)
         self._asked = _without(self._asked, workers)
 
@@ -191,7 +208,7 @@ class RayExecutor:
 
     def _missing_capacity(self) -> list[m.Event]:
         """Say so when the cluster has too little room for the workers, and nothing is going to change that."""
-        num_up, now = len(self._slots.node_of), time.monotonic()
+        num_up, now = len(self._slots.node_of.keys() - self._besides), time.monotonic()
         if num_up >= self._on.fewest_workers:
             self._deadline = now + self._on.start_timeout_seconds
         if num_up >= self._on.fewest_workers or now < self._next_room_check:

@@ -16,6 +16,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distmc.orchestration import ray_cluster
+from distmc.orchestration.ray_reserve import Reserve
 from distmc.orchestration.ray_stopped import end_stopped
 from distmc.orchestration.ray_worker import WorkerActor
 from distmc.parallel import processes
@@ -65,6 +66,7 @@ class Slots:
         self._on = on
         self._most = most
         self._slots: list[Slot] = []
+        self._reserve = Reserve(self._process)
         self._draining: frozenset[str] = frozenset()
         self._next_worker = 0
 
@@ -87,7 +89,9 @@ class Slots:
         num_missing = max(0, self._most - len(usable) + len(empty))
         for slot in filter(self._is_alone, empty[num_missing:]):
             self._give_back(slot)
-        return [self._start(slot) for slot in empty[:num_missing]]
+        wanted = empty[:num_missing]
+        ready = self._reserve.take({slot.node for slot in wanted if slot.node is not None} & living)
+        return [self._start(slot, ready.pop(slot.node or "", None)) for slot in wanted]
 
     @property
     def are_placed(self) -> bool:
@@ -115,7 +119,12 @@ class Slots:
         Room on such a node is used again only once Ray has moved it to another one.
         """
         self._draining = nodes
+        self._reserve.drop(nodes)
         return frozenset(worker for worker, node in self.node_of.items() if node in nodes)
+
+    def keep_reserve(self) -> None:
+        """Have one process in reserve on each node that has workers, and will keep them."""
+        self._reserve.keep(set(self.node_of.values()) - self._draining)
 
     def release(self, worker: int, *, owes_answer: bool) -> None:
         """Kill a process; its room is kept for another unless its node is about to go.
@@ -137,6 +146,7 @@ class Slots:
 
     def close(self) -> None:
         """Kill all processes and give all room back."""
+        self._reserve.close()
         for slot in self._slots:
             if slot.actor is not None:
                 _quietly(ray.kill, slot.actor, no_restart=True)
@@ -161,7 +171,19 @@ class Slots:
         _quietly(remove_placement_group, slot.group)
         self._slots.remove(slot)
 
-    def _start(self, slot: Slot) -> tuple[int, Any]:
+    def _start(self, slot: Slot, ready: Any) -> tuple[int, Any]:
+        """Let a process work in a slot: the one that is `ready`, or else a new one."""
+        slot.actor = ready or self._process(
+            num_cpus=self._on.num_cpus_per_worker,
+            num_gpus=self._on.num_gpus_per_worker,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(slot.group, slot.index),
+        )
+        slot.worker, slot.node = self._next_worker, None
+        self._next_worker += 1
+        return slot.worker, slot.actor
+
+    def _process(self, **where: Any) -> Any:
+        """Start a process that can be a worker."""
         environment = processes.worker_environment(
             self._on.num_cpus_per_worker,
             uses_gpu=self._on.num_gpus_per_worker > 0,
@@ -169,17 +191,8 @@ class Slots:
             xla_flags=os.environ.get("XLA_FLAGS", ""),
         )
         remote: Any = ray.remote(WorkerActor)
-        slot.actor = remote.options(
-            num_cpus=self._on.num_cpus_per_worker,
-            num_gpus=self._on.num_gpus_per_worker,
-            max_restarts=0,
-            max_task_retries=0,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(slot.group, slot.index),
-            runtime_env={"env_vars": environment},
-        ).remote()
-        slot.worker, slot.node = self._next_worker, None
-        self._next_worker += 1
-        return slot.worker, slot.actor
+        options = {"max_restarts": 0, "max_task_retries": 0, "runtime_env": {"env_vars": environment}, **where}
+        return remote.options(**options).remote()
 
 
 def _quietly(release: Any, *arguments: object, **named: object) -> None:

@@ -117,7 +117,8 @@ def drive(
                     case m.Commit():
                         began = clock()
                         commit(action.report, action.arrays)
-                        events.append(m.Committed(action.report.chunk, clock() - began))
+                        # Before whatever else has happened: the chunk is on disk, and may be all that is left.
+                        events.appendleft(m.Committed(action.report.chunk, clock() - began))
                     case m.Finish():
                         if action.error is not None:
                             raise action.error

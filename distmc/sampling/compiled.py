@@ -141,17 +141,18 @@ def lower_program(
     key_data = _on_mesh(mesh, jax.eval_shape(lambda: jax.random.key_data(seed_key(0))))
     num_steps = _on_mesh(mesh, jax.ShapeDtypeStruct((), np.int32))
     traced_start = start_mapped.trace(position, shard, constants)
-    state = _on_mesh(mesh, _shapes(traced_start.out_info))
+    state = _on_mesh(mesh, shapes(traced_start.out_info))
     traced_advance = advance_mapped.trace(key_data, state, num_steps, shard, constants)
     return LoweredProgram(
         start=traced_start.lower(),
         advance=traced_advance.lower(),
         state=state,
-        trace=_shapes(traced_advance.out_info)[1],
+        trace=shapes(traced_advance.out_info)[1],
     )
 
 
-def _shapes(tree: PyTree) -> PyTree:
+def shapes(tree: PyTree) -> PyTree:
+    """Return the shapes and types of all leaves."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 

@@ -1,11 +1,8 @@
 """What a worker tells about its work: small facts for the control plane, arrays for the run directory."""
 
 import dataclasses
-from typing import Literal, TypeAlias
 
-from distmc.types import NumpyArray
-
-Phase: TypeAlias = Literal["start", "warmup", "draws"]
+from distmc.types import NumpyArray, Phase
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

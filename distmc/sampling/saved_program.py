@@ -10,8 +10,7 @@ from typing import Any
 import jax
 from jax.experimental import serialize_executable
 
-from distmc.sampling.compiled import CompiledProgram
-from distmc.types import PyTree
+from distmc.sampling.compiled import CompiledProgram, shapes
 
 _CACHE_SETTINGS = ("jax_enable_compilation_cache", "jax_compilation_cache_dir")
 
@@ -33,8 +32,9 @@ def save_program(program: CompiledProgram) -> bytes | None:
     """
     if program.calls_python or _may_be_cached():
         return None
+    # The layouts are left out: their devices belong to one process.
     start, advance = (serialize_executable.serialize(_compiled(part)) for part in (program.start, program.advance))
-    return pickle.dumps((start, advance, _shapes(program.state), program.trace))
+    return pickle.dumps((start, advance, shapes(program.state), program.trace))
 
 
 def load_program(saved: bytes) -> CompiledProgram:
@@ -62,8 +62,3 @@ def _compiled(part: Any) -> jax.stages.Compiled:
     if not isinstance(part, jax.stages.Compiled):
         raise TypeError(f"a compiled function is needed, not {type(part).__name__}")
     return part
-
-
-def _shapes(tree: PyTree) -> PyTree:
-    """Drop the layouts: their devices belong to one process."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)

@@ -26,12 +26,12 @@ from distmc.parallel.mesh import build_mesh, first_to_host, replicate, shard, to
 from distmc.parallel.tree import ReductionPlan
 from distmc.sampling.compiled import CompiledProgram, compile_program, compiler_options
 from distmc.sampling.program import Trace
-from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport, Phase
+from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport
 from distmc.sampling.rng import seed_key
 from distmc.sampling.saved_program import load_program, save_program
 from distmc.sampling.state import RunState, digest, from_arrays, to_arrays
 from distmc.spec import RunSpec
-from distmc.types import Array, Checkpoint, NumpyArray, PyTree
+from distmc.types import Array, Checkpoint, NumpyArray, Phase, PyTree
 
 _FEW_ROWS = (
     "Unless you gave `num_blocks`, there are so few because the rows are few: less than 128 for each worker gain "

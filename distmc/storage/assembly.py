@@ -20,8 +20,8 @@ from distmc.storage.chunks import ChunkHeader, of_phase, read_chunk
 from distmc.storage.files import replacing
 from distmc.storage.netcdf import create_variable, damaged
 from distmc.storage.record import RunRecord
-from distmc.storage.schema import SAMPLE_DIMS, Label, Phase
-from distmc.types import NumpyArray
+from distmc.storage.schema import SAMPLE_DIMS, Label
+from distmc.types import NumpyArray, Phase
 
 _PHASES: tuple[Phase, ...] = ("draws", "warmup")
 

@@ -8,8 +8,8 @@ from distmc.errors import RunDirectoryError
 from distmc.storage import schema
 from distmc.storage.files import unreadable
 from distmc.storage.netcdf import Attributes, damaged, read_arrays, read_header, write_arrays
-from distmc.storage.schema import Layout, Phase
-from distmc.types import NumpyArray
+from distmc.storage.schema import Layout
+from distmc.types import NumpyArray, Phase
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -32,10 +32,9 @@ from distmc.storage.identity import taken
 from distmc.storage.netcdf import read_arrays, write_arrays
 from distmc.storage.record import Generation, RunRecord
 from distmc.storage.recovery import recover, states_to_keep
-from distmc.storage.schema import Phase
 from distmc.storage.states import write_state
 from distmc.storage.writer import is_abandoned, writing
-from distmc.types import Checkpoint, NumpyArray
+from distmc.types import Checkpoint, NumpyArray, Phase
 
 RECORD, LOCK, START, CHUNKS, STATE = "run.json", "run.lock", "start.nc", "chunks", "state"
 POSTERIOR, DISCARDED = "posterior.nc", "discarded"

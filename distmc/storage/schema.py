@@ -11,14 +11,13 @@ References
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from distmc.errors import ModelError
-from distmc.types import NumpyArray
+from distmc.types import NumpyArray, Phase
 
-Phase: TypeAlias = Literal["start", "warmup", "draws"]
 Label: TypeAlias = str | int | float
 
 SAMPLE_DIMS = ("chain", "draw")

@@ -42,6 +42,9 @@ FOLLOWS = {
     (State.ACQUIRING, State.FAILED),
     *((state, State.STOPPING) for state in State if state not in {*NEVER_LEFT, State.STOPPING}),
     (State.STOPPING, State.CANCELLED),
+    # The last chunk of all may get to the disk there.
+    (State.STOPPING, State.DONE),
+    (State.TRIAGE, State.DONE),
 }
 
 
@@ -93,7 +96,7 @@ def arrows() -> list[str]:
         for x, row in [*((MIDDLE, row) for row in range(len(MAIN) - 1)), (RIGHT, 8)]
     ]
     acquiring, triage, running = row_y(1), row_y(3), row_y(7)
-    far = RIGHT + half_width + 22
+    far, ended = RIGHT + half_width + 22, MIDDLE + half_width + 2
     return [
         *down,
         arrow((MIDDLE - half_width, running), (LEFT + half_width + 2, running)),
@@ -115,6 +118,9 @@ def arrows() -> list[str]:
         arrow((RIGHT, row_y(7)), (RIGHT, row_y(8) - half_height), dashed=True),
         words(RIGHT, row_y(7) - 22, "from any state:"),
         words(RIGHT, row_y(7) - 6, "a request to stop"),
+        arrow((RIGHT - half_width, row_y(8) + 8), (edge + 8, row_y(8) + 8), (edge + 8, row_y(9)), (ended, row_y(9))),
+        arrow((RIGHT - half_width, triage + 8), (edge + 8, triage + 8), (edge + 8, row_y(9)), (ended, row_y(9))),
+        words(edge + 16, row_y(9) + 4, "all is on disk", "start"),
     ]
 
 

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from distmc.errors import StartError
-from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport, Phase
+from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport
 from distmc.spec import RunSpec
+from distmc.types import Phase
 
 Kind = Literal["raise", "exit", "drift", "start error", "hang in load", "exit in compile", "exit after compile", "deaf"]
 

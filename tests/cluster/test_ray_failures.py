@@ -160,6 +160,39 @@ def test_run_goes_on_without_a_killed_worker(watcher: Watcher, rank: int) -> Non
     assert [bool(arrays.state["has_compiled"]) for arrays in (watcher.arrays[0], watcher.arrays[-1])] == [True, False]
 
 
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_process_in_reserve_takes_the_place_of_a_killed_worker(
+    watcher: Watcher, monkeypatch: pytest.MonkeyPatch, is_alive: bool
+) -> None:
+    from distmc.orchestration import ray as ray_executor
+    from distmc.orchestration.ray_reserve import Reserve
+
+    kept: list[Reserve] = []
+    keep = Reserve.keep
+    monkeypatch.setattr(Reserve, "keep", lambda reserve, nodes: (kept.append(reserve), keep(reserve, nodes)))
+    monkeypatch.setattr(ray_executor, "_RESERVE_SECONDS", 0.0)
+    in_reserve: list[int] = []
+
+    def kill(chunk: int) -> None:
+        if chunk == 5 and not in_reserve:
+            (spare,) = kept[0]._spares.values()
+            in_reserve.append(ray.get(spare.actor.introduce.remote(), timeout=30.0).pid)
+            watcher.all_pids.add(in_reserve[0])
+            assert in_reserve[0] not in watcher.pids.values()
+            if not is_alive:
+                os.kill(in_reserve[0], signal.SIGKILL)
+            os.kill(watcher.pids[1], signal.SIGKILL)
+
+    watcher.on_chunk = kill
+    start(watcher, faulty.build(step_seconds=0.02), faulty.task(num_draws=100), num_workers=2)
+    assert watcher.totals == [3.0 * step for step in range(1, 121)]
+    (lost,) = watcher.of(WorkersLost)
+    assert lost.rank == 1
+    assert (in_reserve[0] in watcher.pids.values()) == is_alive
+    # Another one is ready for the next loss.
+    assert len(kept) >= 2
+
+
 def test_worker_that_dies_while_it_has_nothing_to_do_is_not_called_again(watcher: Watcher) -> None:
     first: dict[int, int] = {}
 

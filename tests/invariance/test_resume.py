@@ -20,6 +20,7 @@ import xarray as xr
 from jax.experimental.compilation_cache import compilation_cache
 
 import distmc
+from distmc import resumption
 from distmc.errors import Interrupted, RunDirectoryError, SpecError
 from distmc.run import Run
 from distmc.sampling.reports import ChunkReport
@@ -330,6 +331,20 @@ def test_finished_run_is_extended(whole: Path, tmp_path: Path, longer: xr.DataTr
         warnings.simplefilter("error")
         require_same(extend(path, MORE_DRAWS), longer)
     assert RunDirectory.open(path).read_record().spec.num_draws == NUM_DRAWS + MORE_DRAWS
+
+
+def test_extensions_add_up_though_one_began_before_the_other_was_done(
+    stopped: Path, longer: xr.DataTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, identity = MORE_DRAWS - 1, resumption.identity
+
+    def extend_meanwhile(*of: Any) -> dict[str, Any]:
+        monkeypatch.setattr(resumption, "identity", identity)
+        extend(stopped, first)
+        return identity(*of)
+
+    monkeypatch.setattr(resumption, "identity", extend_meanwhile)
+    require_same(extend(stopped, MORE_DRAWS - first), longer)
 
 
 def test_unfinished_run_gets_a_further_end(stopped: Path, longer: xr.DataTree) -> None:

@@ -18,8 +18,9 @@ from distmc.orchestration.events import (
     WorkersStarted,
 )
 from distmc.progress import Tally, display
-from distmc.sampling.reports import ChunkReport, Phase
+from distmc.sampling.reports import ChunkReport
 from distmc.spec import RunSpec
+from distmc.types import Phase
 
 SPEC = RunSpec(num_chains=4, num_warmup=100, num_draws=300)
 

@@ -8,7 +8,8 @@ from distmc.orchestration.controller import Controller
 from distmc.orchestration.events import Member, RunEnded
 from distmc.orchestration.membership import Candidate
 from distmc.orchestration.states import State
-from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport, Phase
+from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport
+from distmc.types import Phase
 
 NUM_WORKERS = 3
 NUM_STEPS = 10

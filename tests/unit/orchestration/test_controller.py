@@ -216,9 +216,11 @@ def test_missing_capacity_is_told_in_the_executors_words() -> None:
 def test_processes_that_never_come_up_end_the_run() -> None:
     control = in_state(State.ACQUIRING)
     failed_start = m.StartFailed(7, m.Failure(rank=0, kind=m.FailureKind.DEAD, summary="no such package"))
-    for _ in range(3):
-        assert control.handle(failed_start, 0.0) == [m.Release((7,)), m.Acquire()]
-    error = finish_of(control.handle(failed_start, 0.0))
+    for attempt in range(3):
+        # Another that fails at the same time, as with its node, is no news.
+        for now in (10.0 * attempt, 10.0 * attempt + 1.0):
+            assert control.handle(failed_start, now) == [m.Release((7,)), m.Acquire()]
+    error = finish_of(control.handle(failed_start, 30.0))
     assert isinstance(error, WorkerError)
     assert "Process 7 of the run could not be started: no such package." in str(error)
     assert error.rank is None

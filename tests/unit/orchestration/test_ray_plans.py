@@ -16,7 +16,7 @@ from ray.cloudpickle import cloudpickle
 
 from distmc.errors import CapacityError, SpecError
 from distmc.orchestration import ray_cluster, ray_shipping
-from distmc.orchestration.messages import Release
+from distmc.orchestration.messages import Acquire, Release
 from distmc.orchestration.ray import RayExecutor
 from distmc.spec import Ray, RunSpec
 
@@ -107,6 +107,21 @@ def test_idle_process_that_has_not_answered_may_be_stopped(monkeypatch: pytest.M
     executor.perform(Release(workers=(3, 4)))
     assert released == {3: True, 4: False}
     assert executor._asked == {}
+
+
+@pytest.mark.parametrize("besides", [(), (2,)])
+def test_workers_that_are_set_aside_do_not_make_up_for_missing_room(
+    monkeypatch: pytest.MonkeyPatch, besides: tuple[int, ...]
+) -> None:
+    task: Any = types.SimpleNamespace(spec=RunSpec(num_blocks=4))
+    executor = RayExecutor(task, Ray(num_workers=(2, 3), start_timeout_seconds=1e-9), build_worker=pytest.fail)
+    slots = types.SimpleNamespace(node_of={1: "a", 2: "b"}, fill=list, are_placed=True)
+    monkeypatch.setattr(executor, "_slots", slots)
+    monkeypatch.setattr(executor, "_is_connected", True)
+    monkeypatch.setattr(ray_cluster, "node_resources", lambda: [{"CPU": 1.0}])
+    monkeypatch.setattr(ray_cluster, "is_fixed", lambda: False)
+    executor.perform(Acquire(besides=besides))
+    assert len(executor._missing_capacity()) == len(besides)
 
 
 def test_functions_beside_the_script_travel_as_code(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,9 +253,10 @@ def test_run_goes_on_without_a_worker_that_fails_the_same_way_again(kind: m.Fail
     fail(1.0)
     sampling(control, now=1.0)
     actions = fail(2.0)
-    # The worker stays where it is, without a place, so that nobody is started in its stead.
+    # The worker stays where it is, without a place, so that nobody is started in its stead, or waited for.
     assert released(actions) == []
-    meet = control.handle(m.Tick(), 6.0)[-1]
+    assert m.Acquire(besides=(MEMBERS[1].worker,)) in actions
+    meet = actions[-1]
     assert isinstance(meet, m.Meet)
     assert MEMBERS[1].worker not in [member.worker for member in meet.members]
     assert len(meet.members) == 2
@@ -354,6 +355,26 @@ def test_agreed_chunk_is_fetched_from_another_worker_if_the_first_is_lost() -> N
     control.handle(ready(1), 0.1)
     lost_of(control.handle(m.Committed(1), 0.2))
     assert control.pipeline.committed_step == 1
+
+
+@pytest.mark.parametrize("event", [failed(0, Kind.DEAD), m.StopRequested("Ctrl-C")], ids=["loss", "stop"])
+def test_run_whose_last_chunk_gets_to_disk_is_done(event: m.Event) -> None:
+    control = in_state(State.SAVING)
+    control.handle(event, 0.0)
+    assert control.state in (State.TRIAGE, State.STOPPING)
+    control.handle(ready(1), 0.0)
+    assert finish_of(control.handle(m.Committed(1), 0.0)) is None
+    assert control.state is State.DONE
+
+
+def test_only_the_worker_that_sends_a_chunk_is_blamed_where_nobody_else_owes_an_answer() -> None:
+    control = running(controller())
+    # The disk is behind by two chunks, so no other is ordered.
+    for chunk in (1, 2):
+        all_reply(control, chunk=chunk, step=chunk)
+    actions = control.handle(m.Tick(), HANG_TIMEOUT)
+    assert lost_of(actions).rank == 0
+    assert released(actions) == [MEMBERS[0].worker]
 
 
 def test_agreed_chunk_is_waited_for_no_longer_than_the_triage() -> None:
@@ -472,7 +493,8 @@ def test_newcomers_stay_out_near_the_end(step_seconds: float, is_worth_it: bool)
 
 def test_workers_leave_before_their_nodes_do() -> None:
     control = running(controller(fewest=2))
-    assert control.handle(m.WorkersLeaving(frozenset({MEMBERS[0].worker})), 0.0) == [m.Acquire()]
+    leaving = MEMBERS[0].worker
+    assert control.handle(m.WorkersLeaving(frozenset({leaving})), 0.0) == [m.Acquire(besides=(leaving,))]
     actions = step_on(control, 1, 1, now=1.0)
     assert released(actions) == [MEMBERS[0].worker]
     assert [member.worker for member in control.members] == [MEMBERS[1].worker, MEMBERS[2].worker]

@@ -20,6 +20,7 @@ from distmc.orchestration.session import drive, run
 from distmc.orchestration.signals import StopSignals
 from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport
 from distmc.spec import Local, RunSpec
+from distmc.types import Checkpoint
 
 NUM_WARMUP, NUM_DRAWS = 3, 5
 
@@ -199,6 +200,46 @@ class SilentExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         pass
+
+
+class LosingExecutor(SilentExecutor):
+    """Carries out orders at once, but loses its worker in the second chunk, as the arrays of the first come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checkpoints: list[Checkpoint | None] = []
+        self.num_chunks = 0
+
+    def perform(self, order: m.Order) -> None:
+        super().perform(order)
+        match order:
+            case m.Start():
+                self.checkpoints.append(order.checkpoint)
+                self.answer(order, report(0, 0, phase="start", num_steps=0))
+            case m.Advance():
+                self.num_chunks += 1
+                if self.num_chunks == 2:
+                    failure = m.Failure(rank=0, kind=m.FailureKind.DEAD, summary="killed")
+                    self.answers.append(m.WorkerFailed(generation=order.generation, failure=failure))
+                else:
+                    chunk = min(self.num_chunks, 2)
+                    self.answer(order, report(chunk, chunk))
+            case m.Collect():
+                self.answers.append(m.ArraysReady(generation=order.generation, arrays=arrays(order.chunk)))
+            case m.Meet() | m.Form() | m.Load() | m.Compile():
+                self.answer(order)
+
+    def answer(self, order: m.ToGeneration, value: ChunkReport | None = None) -> None:
+        self.answers.append(m.Replied(generation=order.generation, rank=0, value=value))
+
+
+def test_chunk_on_disk_counts_whatever_else_has_happened_meanwhile() -> None:
+    executor = LosingExecutor()
+    controller = Controller(num_workers=(1, 1), num_steps=2, hang_timeout_seconds=executor.hang_timeout_seconds)
+    watcher = Watcher()
+    drive(controller, executor, commit=watcher.commit, on_event=watcher.on_event, clock=lambda: executor.time)
+    assert watcher.committed == [(1, 1), (2, 2)]
+    assert [checkpoint and checkpoint.step for checkpoint in executor.checkpoints] == [None, 1]
 
 
 def test_time_passes_for_the_controller_while_nothing_happens() -> None:
