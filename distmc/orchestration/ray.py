@@ -126,7 +126,9 @@ class RayExecutor:
             case m.Compile():
                 self._compile(order)
             case m.Start():
-                self._reserve_at = time.monotonic() + _RESERVE_SECONDS
+                # Once there has been one, what a loss has taken is made up for at once.
+                is_first = self._reserve_at == math.inf
+                self._reserve_at = time.monotonic() + (_RESERVE_SECONDS if is_first else 0.0)
                 self._ask_all(order, "start", order.checkpoint)
             case m.Advance():
                 self._coordinators_are_done()

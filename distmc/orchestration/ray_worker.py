@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import os
 import traceback
 from collections.abc import Callable
@@ -83,6 +84,8 @@ class WorkerActor:
         """Say where this actor lives; whatever takes long to import has been imported by then."""
         import distmc.sampling.worker  # noqa: F401 - so that a worker that joins a run keeps nobody waiting
 
+        # Modules stay for good. Looking through them for garbage would be a third of what it takes to part and connect.
+        gc.freeze()
         context = ray.get_runtime_context()
         return Introduction(
             node=ray.util.get_node_ip_address(),
