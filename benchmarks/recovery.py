@@ -49,7 +49,7 @@ from distmc.zoo import words
 # Compiling may take four times as long.
 HANG_SECONDS = 20.0
 # Some seconds, in which another process gets ready for the next loss; a chunk takes about one.
-STEPS_APART, CHUNK_STEPS = 400, 25
+STEPS_APART, CHUNK_STEPS = 200, 25
 KINDS: tuple[Kind, ...] = ("raise", "cut", "drift", "kill", "stop")
 
 

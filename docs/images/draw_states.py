@@ -102,8 +102,8 @@ def arrows() -> list[str]:
         arrow((MIDDLE - half_width, running), (LEFT + half_width + 2, running)),
         arrow((LEFT, running - half_height + 2), (LEFT, acquiring), (MIDDLE - half_width - 2, acquiring)),
         arrow((edge, triage), (RIGHT - half_width - 2, triage)),
-        words(edge + 8, triage + 38, "a worker fails,", "start"),
-        words(edge + 8, triage + 54, "or copies differ", "start"),
+        words(edge + 16, triage + 38, "a worker fails,", "start"),
+        words(edge + 16, triage + 54, "or copies differ", "start"),
         arrow((RIGHT, triage - half_height + 2), (RIGHT, acquiring + 8), (MIDDLE + half_width + 2, acquiring + 8)),
         words(RIGHT - 8, acquiring + 30, "another generation", "end"),
         arrow((RIGHT, triage + half_height - 2), (RIGHT, row_y(5) - half_height)),
@@ -120,7 +120,7 @@ def arrows() -> list[str]:
         words(RIGHT, row_y(7) - 6, "a request to stop"),
         arrow((RIGHT - half_width, row_y(8) + 8), (edge + 8, row_y(8) + 8), (edge + 8, row_y(9)), (ended, row_y(9))),
         arrow((RIGHT - half_width, triage + 8), (edge + 8, triage + 8), (edge + 8, row_y(9)), (ended, row_y(9))),
-        words(edge + 16, row_y(9) + 4, "all is on disk", "start"),
+        words(edge + 16, row_y(8) + 36, "all is on disk", "start"),
     ]
 
 
