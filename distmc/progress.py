@@ -120,7 +120,7 @@ class Tally:
         return len(recent) >= _FEWEST_COMMITS and max(rates) <= _STEADY * min(rates)
 
     def facts(self) -> str:
-        """Return what is known about the sampler in one line; empty before the first chunk."""
+        """Return what is known about the sampler; empty before the first chunk."""
         if self._last is None or self._last.report.num_steps == 0:
             return ""
         report = self._last.report
@@ -167,11 +167,8 @@ class Tally:
 
     def closing_line(self) -> str:
         """Return the line that ends a run."""
-        lost = (
-            f", {self.seconds_lost:.1f} s of it lost to {self.num_changes} changes of workers"
-            if self.num_changes
-            else ""
-        )
+        changes = f"{self.num_changes} change{'s' if self.num_changes != 1 else ''} of workers"
+        lost = f", {self.seconds_lost:.1f} s of it lost to {changes}" if self.num_changes else ""
         took = f"{self.step - self._first_step} steps of {self._num_chains} chains on {_workers(self.num_workers)}"
         return f"{took} in {_duration(self.seconds)}{lost}"
 
@@ -271,13 +268,16 @@ def _live(console: Console, tally: Tally) -> Iterator[Callable[[RunEvent], None]
         expand=True,
     )
     task = bar.add_task(tally.phase, total=tally.num_steps)
-    facts = Text(style="dim", no_wrap=True, overflow="ellipsis")
+    # It takes two lines where one is too narrow for all.
+    facts = Text(style="dim")
 
     def refresh(event: RunEvent) -> None:
         bar.update(task, description=tally.phase, completed=tally.step)
         facts.plain = tally.facts()
         if news := tally.news(event):
             console.print(news, style="yellow", markup=False, highlight=False)
+        elif isinstance(event, RunEnded) and event.error is None:
+            console.print(tally.closing_line(), markup=False, highlight=False)
 
     with Live(Group(bar, facts), console=console, refresh_per_second=8):
         yield refresh

@@ -194,11 +194,12 @@ def _divergence_findings(summary: Summary) -> Iterator[Finding]:
         return
     total = summary.num_chains * summary.num_draws
     share = summary.num_divergent / total
+    percent = f"{share:.2%}" if share >= 1e-4 else "less than 0.01%"
     number = summary.num_nonfinite
     cause = f"; {number:,} met a log-density or gradient that is not finite" if number else ""
     yield Finding(
         level="bad" if share > 0.01 else "doubtful",
-        what=f"{summary.num_divergent:,} of {total:,} trajectories diverged ({share:.2%}{cause}): the posterior "
+        what=f"{summary.num_divergent:,} of {total:,} trajectories diverged ({percent}{cause}): the posterior "
         "may have a narrow region that the draws leave out.",
         remedy="a higher `target_acceptance_rate`, for instance 0.95; then a non-centred parameterisation of "
         "hierarchical parameters.",

@@ -41,6 +41,7 @@ _REFILL_SECONDS = 10.0
 _RESERVE_SECONDS = 3.0
 _RESERVE_CHECK_SECONDS = 10.0
 _NEVER_RAN = "The actor never ran"
+_WITHOUT_A_WORD = "connection error code 2. End of file"
 
 
 class RayExecutor:
@@ -361,6 +362,8 @@ def _ray_failure(rank: int, error: RayError) -> m.Failure:
     if isinstance(error, RayActorError | OutOfMemoryError | ObjectLostError):
         detail = re.search(r"Worker exit detail: (.*?)(?= Some common causes|\n|$)", text)
         reason = detail.group(1) if detail else text.splitlines()[-1]
+        if _WITHOUT_A_WORD in reason:
+            reason = "its process was killed, or crashed"
         # One that Ray had no place for any more has not failed either: its node went before it could start there.
         is_preemption = isinstance(error, ActorDiedError) and (error.preempted or _NEVER_RAN in text)
         summary = reason.strip().rstrip(".")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import time
 
 import pytest
 from rich.console import Console
@@ -131,7 +132,7 @@ def test_workers_that_are_lost_and_come_back_are_told_of() -> None:
     assert "] generation 1: 2 workers\n" in text
     assert "sampling again after 2.2 s, up to 4 steps once more" in text
     assert "generation 1 of 2 workers" in text
-    assert lines[-1] == "400 steps of 4 chains on 2 workers in 0:01:30, 2.2 s of it lost to 1 changes of workers"
+    assert lines[-1] == "400 steps of 4 chains on 2 workers in 0:01:30, 2.2 s of it lost to 1 change of workers"
 
 
 def test_workers_that_join_and_leave_are_told_of() -> None:
@@ -187,14 +188,19 @@ def test_failed_run_is_not_announced_as_done() -> None:
     assert lines == ["[0:00:00] compiling"]
 
 
-def test_terminal_shows_bar_and_facts() -> None:
+@pytest.mark.parametrize("width", [80, 120])
+def test_terminal_shows_bar_and_facts(width: int) -> None:
     stream = io.StringIO()
-    console = Console(file=stream, force_terminal=True, width=120, color_system=None)
+    console = Console(file=stream, force_terminal=True, width=width, color_system=None)
     with display(Tally(SPEC), console) as on_event:
         on_event(stage("sampling", 0.0))
         on_event(chunk(200, 10.0, "draws"))
-        on_event(RunEnded(error=None, seconds=10.0))
-    last = stream.getvalue()
-    assert "200/400 steps" in last
-    assert "step size 0.125" in last
-    assert "draws" in last
+        on_event(chunk(300, 15.0, "draws"))
+        # What is shown follows the events by a fraction of a second.
+        time.sleep(0.3)
+        on_event(RunEnded(error=None, seconds=20.0))
+    shown = stream.getvalue()
+    for words in ("300/400 steps", "step size 0.125", "draws/s", "0:00:05 left"):
+        assert words in shown
+    # A chunk of the test has one step, so the first is taken for the 200th of a run that was resumed.
+    assert "101 steps of 4 chains on 0 workers in 0:00:20" in shown

@@ -31,6 +31,15 @@ def test_only_nodes_that_were_taken_away_on_purpose_do_not_count(reason: str, is
     assert [budget.allows(failure) for _ in range(5)] == [True, True, True, is_preemption, is_preemption]
 
 
+def test_process_that_ended_without_a_word_is_told_in_plain_words() -> None:
+    message = (
+        "The actor died.\nWorker exit detail: Worker unexpectedly exits with a connection error code 2. End of file. "
+        "Some common causes include: (1) the process was killed by the OOM killer"
+    )
+    failure = _ray_failure(0, ActorDiedError(ActorDiedErrorContext(actor_id=b"0" * 16, error_message=message)))
+    assert (failure.kind, failure.summary) == (FailureKind.DEAD, "its process was killed, or crashed")
+
+
 def test_one_that_ray_gave_up_before_it_began_does_not_count() -> None:
     context = ActorDiedErrorContext(actor_id=b"0" * 16, error_message="its place went", never_started=True)
     failure = _ray_failure(0, ActorDiedError(context))
