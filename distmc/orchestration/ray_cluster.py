@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
+from ray._private import worker as global_worker
 from ray._private.state import state as global_state
 from ray.experimental.internal_kv import _internal_kv_get
 
@@ -48,7 +49,8 @@ def connected(on: Ray) -> Iterator[bool]:
     with _sigterm_kept():
         started_here = _connect(on)
     try:
-        yield started_here
+        with _reports_of_deaths_held_back():
+            yield started_here
     finally:
         with _sigint_held_back():
             ray.shutdown()
@@ -94,6 +96,17 @@ def _without_spare_processes() -> Iterator[None]:
         yield
     finally:
         del os.environ[_PRESTART]
+
+
+@contextlib.contextmanager
+def _reports_of_deaths_held_back() -> Iterator[None]:
+    """Keep Ray from writing a paragraph into the output for every process that dies; distmc says so in a sentence."""
+    original = global_worker._worker_logs_enabled
+    global_worker._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        global_worker._worker_logs_enabled = original
 
 
 def _require_listener(address: str) -> None:

@@ -72,6 +72,7 @@ class Driver:
             env={**os.environ, "PYTHONPATH": path, **environment},
         )
         self.told: list[dict[str, Any]] = []
+        self.other_lines: list[str] = []
         self._lines: queue.Queue[str | None] = queue.Queue()
         self._errors: list[str] = []
         for read in (self._read_told, self._read_errors):
@@ -108,6 +109,8 @@ class Driver:
         for line in self.process.stdout:
             if line.startswith("{"):
                 self._lines.put(line)
+            elif line.strip():
+                self.other_lines.append(line)
         self._lines.put(None)
 
     def _read_errors(self) -> None:
@@ -146,6 +149,8 @@ def drive(
     """Drive a run until its process ends; return how it did."""
     with driving(folder, plan, address, **given) as driver:
         code = driver.finish(seconds)
+    # The output belongs to results; that processes die is told by distmc alone.
+    assert driver.other_lines == []
     told += driver.told
     print(*(line for line in driver.told if line["kind"] != "step"), sep="\n")
     return code
