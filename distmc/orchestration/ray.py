@@ -127,7 +127,7 @@ class RayExecutor:
             case m.Compile():
                 self._compile(order)
             case m.Start():
-                # Once there has been one, what a loss has taken is made up for at once.
+                # In later generations what a loss has taken is made up for at once.
                 is_first = self._reserve_at == math.inf
                 self._reserve_at = time.monotonic() + (_RESERVE_SECONDS if is_first else 0.0)
                 self._ask_all(order, "start", order.checkpoint)
@@ -192,7 +192,7 @@ class RayExecutor:
         owing = self._owing()
         for worker in workers:
             self._slots.release(worker, owes_answer=worker in owing)
-        # What they owe is still heard of, and means nothing to the controller then.
+        # Orders that they owe an answer to stay pending; by then the answers mean nothing to the controller.
         self._starting = _without(self._starting, workers)
         self._asked = _without(self._asked, workers)
 

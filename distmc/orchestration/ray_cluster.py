@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray._private import worker as global_worker
+from ray._private import worker as ray_internals
 from ray._private.state import state as global_state
+from ray.exceptions import RayError
 from ray.experimental.internal_kv import _internal_kv_get
 
 from distmc.errors import CapacityError, SpecError
@@ -100,13 +101,16 @@ def _without_spare_processes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _reports_of_deaths_held_back() -> Iterator[None]:
-    """Keep Ray from writing a paragraph into the output for every process that dies; distmc says so in a sentence."""
-    original = global_worker._worker_logs_enabled
-    global_worker._worker_logs_enabled = False
+    """Keep Ray from writing a paragraph into the output for every process that dies; distmc says so in a sentence.
+
+    A version of Ray without this name writes them again, and is none the worse for it.
+    """
+    original = getattr(ray_internals, "_worker_logs_enabled", True)
+    ray_internals._worker_logs_enabled = False
     try:
         yield
     finally:
-        global_worker._worker_logs_enabled = original
+        ray_internals._worker_logs_enabled = original
 
 
 def _require_listener(address: str) -> None:
@@ -253,3 +257,9 @@ def too_late(on: Ray, num_up: int, *, is_placed: bool) -> str:
         f"`num_workers={on.num_workers}` with {_resources(bundle(on))} each could not be placed within {limit}: other "
         f"work holds the cluster, of which only {have} are free. Wait for that work, or ask for fewer workers."
     )
+
+
+def quietly(release: Any, *arguments: object, **named: object) -> None:
+    """Call `release`; a cluster that is gone has nothing left to be released."""
+    with contextlib.suppress(RayError, ConnectionError, ValueError):
+        release(*arguments, **named)

@@ -4,13 +4,14 @@ Most of what a killed worker costs is another process starting and importing. On
 it takes memory, but neither cores nor room of the cluster's.
 """
 
-import contextlib
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from distmc.orchestration.ray_cluster import quietly
 
 # An idle process answers within milliseconds.
 _ANSWER_SECONDS = 0.5
@@ -41,10 +42,7 @@ class Reserve:
         """Have one process on each of these nodes, by Ray's names of them, and none elsewhere; waits for nothing."""
         self.drop(self._spares.keys() - set(nodes))
         answers = self._answers(self._spares, timeout=0)
-        for node, is_well in answers.items():
-            if is_well:
-                actor = self._spares[node].actor
-                self._spares[node] = Spare(actor, actor.is_there.remote())
+        self._ask([node for node, is_well in answers.items() if is_well])
         self.drop([node for node, is_well in answers.items() if not is_well])
         for node in set(nodes) - self._spares.keys():
             actor = self._start(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
@@ -53,9 +51,7 @@ class Reserve:
     def take(self, nodes: Collection[str]) -> dict[str, Any]:
         """Give away for good the processes of these nodes that answer at once; return them by their nodes."""
         up = [node for node, is_well in self._answers(self._spares.keys() & set(nodes), timeout=0).items() if is_well]
-        for node in up:
-            actor = self._spares[node].actor
-            self._spares[node] = Spare(actor, actor.is_there.remote())
+        self._ask(up)
         answers = self._answers(up, _ANSWER_SECONDS)
         taken = {node: self._spares.pop(node).actor for node in up if answers.get(node)}
         self.drop(set(up) - taken.keys())
@@ -64,12 +60,17 @@ class Reserve:
     def drop(self, nodes: Collection[str]) -> None:
         """End the processes of these nodes."""
         for node in set(nodes) & self._spares.keys():
-            with contextlib.suppress(RayError, ConnectionError, ValueError):
-                ray.kill(self._spares.pop(node).actor, no_restart=True)
+            quietly(ray.kill, self._spares.pop(node).actor, no_restart=True)
 
     def close(self) -> None:
         """End all processes."""
         self.drop(self._spares.keys())
+
+    def _ask(self, nodes: Collection[str]) -> None:
+        """Ask the processes of these nodes whether they are still there."""
+        for node in nodes:
+            actor = self._spares[node].actor
+            self._spares[node] = Spare(actor, actor.is_there.remote())
 
     def _answers(self, nodes: Collection[str], timeout: float) -> dict[str, bool]:
         """Say of those on these nodes that have answered their last question, or cannot any more, if they are well."""

@@ -5,17 +5,16 @@ one has a group of its own: a group that waits is what tells an autoscaler to br
 restarted behind the controller's back, and orders are never repeated.
 """
 
-import contextlib
 import dataclasses
 import os
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distmc.orchestration import ray_cluster
+from distmc.orchestration.ray_cluster import quietly
 from distmc.orchestration.ray_reserve import Reserve
 from distmc.orchestration.ray_stopped import end_stopped
 from distmc.orchestration.ray_worker import WorkerActor
@@ -137,9 +136,9 @@ class Slots:
             Whether an order or a question was not answered, which may be because the process is stopped.
         """
         for slot in [slot for slot in self._slots if slot.worker == worker]:
-            _quietly(ray.kill, slot.actor, no_restart=True)
+            quietly(ray.kill, slot.actor, no_restart=True)
             if owes_answer and slot.pid is not None and slot.node is not None:
-                _quietly(end_stopped, slot.pid, slot.node)
+                quietly(end_stopped, slot.pid, slot.node)
             slot.worker, slot.actor, slot.pid = None, None, None
             if slot.node in self._draining and self._is_alone(slot):
                 self._give_back(slot)
@@ -149,9 +148,9 @@ class Slots:
         self._reserve.close()
         for slot in self._slots:
             if slot.actor is not None:
-                _quietly(ray.kill, slot.actor, no_restart=True)
+                quietly(ray.kill, slot.actor, no_restart=True)
         for group in {slot.group.id: slot.group for slot in self._slots}.values():
-            _quietly(remove_placement_group, group)
+            quietly(remove_placement_group, group)
         self._slots.clear()
 
     def _slot_of(self, worker: int) -> Slot:
@@ -168,7 +167,7 @@ class Slots:
         return sum(other.group.id == slot.group.id for other in self._slots) == 1
 
     def _give_back(self, slot: Slot) -> None:
-        _quietly(remove_placement_group, slot.group)
+        quietly(remove_placement_group, slot.group)
         self._slots.remove(slot)
 
     def _start(self, slot: Slot, ready: Any) -> tuple[int, Any]:
@@ -193,9 +192,3 @@ class Slots:
         remote: Any = ray.remote(WorkerActor)
         options = {"max_restarts": 0, "max_task_retries": 0, "runtime_env": {"env_vars": environment}, **where}
         return remote.options(**options).remote()
-
-
-def _quietly(release: Any, *arguments: object, **named: object) -> None:
-    """Call `release`; a cluster that is gone has nothing left to be released."""
-    with contextlib.suppress(RayError, ConnectionError, ValueError):
-        release(*arguments, **named)
