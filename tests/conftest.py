@@ -142,9 +142,21 @@ def process_tree() -> ProcessTree:
 def ray_cluster() -> Iterator[None]:
     """Connect this process to a Ray cluster of four (nominal) cores; afterwards nothing of it may be left."""
     ray = pytest.importorskip("ray")
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
+    from ray.cluster_utils import Cluster
+
+    from distmc.orchestration import ray as executor
+
+    # Nobody reads what the monitor of logs passes on, and it takes as much time as ten workers do.
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False, "include_log_monitor": False}
+    )
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+    with pytest.MonkeyPatch.context() as patch:
+        # Most runs are over by the time that a process in reserve is up. Tests of those that are not set this again.
+        patch.setattr(executor, "_RESERVE_SECONDS", 60.0)
+        yield
     started = descendants(os.getpid())
     ray.shutdown()
+    cluster.shutdown()
     left = wait_until_gone(started, 15.0)
     assert not left, f"processes of the Ray cluster are left: {left}"

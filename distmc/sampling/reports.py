@@ -41,7 +41,8 @@ class ChunkReport:
     num_steps : int
         Steps in this chunk.
     digest : str
-        Hash of the replicated state and of the chunk's draws; ranks that disagree have drifted.
+        Hash of the replicated state and of the chunk's draws; ranks that disagree have drifted. Empty where a worker
+        is alone.
     seconds : float
         Wall time of the compiled call.
     step_size : float

@@ -126,6 +126,7 @@ DRIVER_KILLED: Plan = (
     fault("corrupt", "commit", 290),
 )
 STOPPED: Plan = (
+    fault("stop", "warmup", 20, rank=0),
     fault("stop", "draws", 100, rank=1),
     fault("stop", "collect", 160),
     fault("stop", "start", rank=2),

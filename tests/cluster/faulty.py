@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import signal
 import time
 import types
 from typing import Any, Literal
@@ -16,7 +17,17 @@ from distmc.sampling.reports import ChunkArrays, ChunkReport, CompileReport
 from distmc.spec import RunSpec
 from distmc.types import Phase
 
-Kind = Literal["raise", "exit", "drift", "start error", "hang in load", "exit in compile", "exit after compile", "deaf"]
+Kind = Literal[
+    "raise",
+    "exit",
+    "drift",
+    "start error",
+    "stop in load",
+    "stop in compile",
+    "exit in compile",
+    "exit after compile",
+    "deaf",
+]
 
 # What the first worker of all hands on.
 PROGRAM = b"compiled"
@@ -75,8 +86,8 @@ class FaultyWorker:
         self.kept: dict[int, ChunkArrays] = {}
 
     def load(self) -> None:
-        if self.has("hang in load"):
-            time.sleep(1000.0)
+        if self.has("stop in load"):
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     def saved_program(self) -> bytes:
         if self.has("exit after compile"):
@@ -90,6 +101,8 @@ class FaultyWorker:
 
         if self.has("exit in compile"):
             os._exit(3)
+        if self.has("stop in compile"):
+            os.kill(os.getpid(), signal.SIGSTOP)
         # Nobody but the first compiles.
         assert saved == PROGRAM or (saved is None and self.rank == 0)
         self.has_compiled = saved is None

@@ -221,7 +221,8 @@ def cluster(process_tree: Any) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     before = process_tree.descendants(os.getpid())
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    head = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(3):
             cluster.add_node(num_cpus=1)

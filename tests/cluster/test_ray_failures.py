@@ -149,8 +149,8 @@ def test_run_goes_on_without_a_killed_worker(watcher: Watcher, rank: int) -> Non
             os.kill(killed[0], signal.SIGKILL)
 
     watcher.on_chunk = kill
-    start(watcher, faulty.build(step_seconds=0.02), faulty.task(num_draws=100))
-    assert watcher.totals == [6.0 * step for step in range(1, 121)]
+    start(watcher, faulty.build(step_seconds=0.02), faulty.task(num_draws=100), num_workers=2)
+    assert watcher.totals == [3.0 * step for step in range(1, 121)]
     (lost,), (resumed,) = watcher.of(WorkersLost), watcher.of(SamplingResumed)
     assert (lost.rank, lost.generation, lost.node) == (rank, 0, ray.util.get_node_ip_address())
     assert f"process {killed[0]}) died" in lost.cause
@@ -231,13 +231,18 @@ def test_stopped_worker_is_given_up_after_the_hang_timeout(watcher: Watcher) -> 
     assert resumed.standstill_seconds < SOON
 
 
-def test_worker_that_hangs_while_loading_is_named_and_replaced(watcher: Watcher, tmp_path: pathlib.Path) -> None:
-    hang = faulty.Fault("hang in load", rank=1, once=tmp_path / "struck")
-    start(watcher, faulty.build(hang), num_workers=2, hang_timeout_seconds=3.0)
+@pytest.mark.parametrize(
+    ("kind", "doing"), [("stop in load", "loading data"), ("stop in compile", "compiling")], ids=["load", "compile"]
+)
+def test_worker_that_is_stopped_before_it_starts_is_named_and_replaced(
+    watcher: Watcher, tmp_path: pathlib.Path, kind: faulty.Kind, doing: str
+) -> None:
+    stop = faulty.Fault(kind, rank=1, once=tmp_path / "struck")
+    start(watcher, faulty.build(stop), num_workers=2, hang_timeout_seconds=2.0)
     assert watcher.committed_steps == 60
     (lost,) = watcher.of(WorkersLost)
     assert lost.rank == 1
-    assert "fell silent while the run was loading data" in lost.cause
+    assert f"fell silent while the run was {doing}" in lost.cause
 
 
 @pytest.mark.parametrize("kind", ["exit in compile", "exit after compile"])
@@ -369,7 +374,7 @@ def test_request_to_stop_keeps_what_is_committed(watcher: Watcher, number: signa
     watcher.on_chunk = ask
     before = signal.getsignal(number)
     with pytest.raises(Interrupted, match="steps are committed and kept") as caught:
-        start(watcher, faulty.build(step_seconds=0.02), faulty.task(num_draws=1000))
+        start(watcher, faulty.build(step_seconds=0.02), faulty.task(num_draws=1000), num_workers=2)
     assert time.monotonic() - asked_at[0] < SOON
     assert signal.getsignal(number) is before
     assert f"{watcher.committed_steps} of 1020 steps" in str(caught.value)
