@@ -11,6 +11,7 @@ import click
 
 from distmc.commands.options import Command, load, placement, placement_options, prepare_process
 from distmc.errors import SpecError
+from distmc.spec import Local, Ray
 
 if TYPE_CHECKING:
     from distmc.data.data import Data
@@ -62,12 +63,20 @@ def _go_on(
     prepare_process(on)
     began = time.monotonic()
     from distmc.storage import RunDirectory, how_to_go_on
+    from distmc.storage.advice import options_of
 
     record = RunDirectory.open(run).read_record()
     source = record.source
     model, rows = _model_and_data(run, source, reference, data)
     if record.status == "finished" and more_draws is None:
         click.echo(f"This run was finished before. To add draws: {how_to_go_on(run, record)}")
+    elif isinstance(on, Local) and isinstance(record.placement, Ray) and not where["local"]:
+        verb = "resume" if more_draws is None else "extend"
+        click.echo(
+            "The run goes on in this process, and was last computed by workers of a Ray cluster. For the same again: "
+            f"distmc {verb} with{options_of(record.placement)}. Without this line: --local.",
+            err=True,
+        )
     from distmc import demo, render
     from distmc.resumption import go_on
 

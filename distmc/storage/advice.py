@@ -32,7 +32,7 @@ def how_to_go_on(path: str | os.PathLike[str], record: RunRecord) -> str:
     if not record.source:
         on = _in_python(record.placement)
         return f"distmc.{verb}({os.fspath(path)!r}, model, data{', num_draws' * is_finished}{on})"
-    options = _on_the_command_line(record.placement)
+    options = options_of(record.placement)
     return f"distmc {verb} {shlex.quote(os.fspath(path))}{' --draws N' * is_finished}{options}"
 
 
@@ -43,7 +43,8 @@ def _in_python(placement: Placement) -> str:
     return f", on=distmc.Ray({settings})"
 
 
-def _on_the_command_line(placement: Placement) -> str:
+def options_of(placement: Placement) -> str:
+    """Return the options of the command line that say where to compute, each with a blank before it."""
     if isinstance(placement, Local):
         return ""
     words = [""]

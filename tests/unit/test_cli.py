@@ -1,5 +1,6 @@
 """What the command line says, and with which exit code it ends."""
 
+import dataclasses
 import json
 import os
 import re
@@ -275,6 +276,21 @@ def test_killed_run_is_resumed_and_then_extended_bit_for_bit(tmp_path: Path) -> 
     asked_at_first = run(["sample", "tiny.py", "--data", "data.npz", *SMALL[:-1], "25", "--out", "runs/longer"])
     assert asked_at_first.exit_code == 0, asked_at_first.output
     require_same_run("runs/longer", killed)
+
+
+@pytest.mark.usefixtures("here")
+def test_run_of_workers_that_goes_on_without_them_says_so(tmp_path: Path) -> None:
+    stopped = shutil.copytree("runs/tiny", tmp_path / "stopped")
+    record = json.loads((stopped / "run.json").read_text())
+    placement = dataclasses.asdict(distmc.Ray(num_workers=(1, 3), address="10.0.0.1:6379"))
+    (stopped / "run.json").write_text(json.dumps(record | {"status": "interrupted", "placement": placement}))
+    result = run(["resume", str(stopped), "--no-progress", "--local"])
+    assert result.exit_code == 0, result.output
+    assert "this process" not in result.stderr
+    (stopped / "run.json").write_text(json.dumps(record | {"status": "interrupted", "placement": placement}))
+    result = run(["resume", str(stopped), "--no-progress"])
+    assert "goes on in this process" in result.stderr
+    assert "distmc resume with --workers 1:3 --address 10.0.0.1:6379" in result.stderr
 
 
 def require_same_run(wanted: str | Path, found: str | Path) -> None:
