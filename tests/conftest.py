@@ -150,13 +150,16 @@ def ray_cluster() -> Iterator[None]:
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False, "include_log_monitor": False}
     )
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
-    with pytest.MonkeyPatch.context() as patch:
-        # Most runs are over by the time that a process in reserve is up. Tests of those that are not set this again.
-        patch.setattr(executor, "_RESERVE_SECONDS", 60.0)
-        yield
-    started = descendants(os.getpid())
-    ray.shutdown()
-    cluster.shutdown()
+    try:
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+        with pytest.MonkeyPatch.context() as patch:
+            # Most runs are over by the time that a process in reserve is up. The test of the reserve sets this itself,
+            # and clusters of other tests leave it as it is.
+            patch.setattr(executor, "_RESERVE_SECONDS", 60.0)
+            yield
+    finally:
+        started = descendants(os.getpid())
+        ray.shutdown()
+        cluster.shutdown()
     left = wait_until_gone(started, 15.0)
     assert not left, f"processes of the Ray cluster are left: {left}"

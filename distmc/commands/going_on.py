@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from distmc.commands.options import Command, load, placement, placement_options, prepare_process
 from distmc.errors import SpecError
@@ -70,11 +71,10 @@ def _go_on(
     model, rows = _model_and_data(run, source, reference, data)
     if record.status == "finished" and more_draws is None:
         click.echo(f"This run was finished before. To add draws: {how_to_go_on(run, record)}")
-    elif isinstance(on, Local) and isinstance(record.placement, Ray) and not where["local"]:
-        verb = "resume" if more_draws is None else "extend"
+    elif isinstance(on, Local) and isinstance(record.placement, Ray) and _is_where_unsaid():
         click.echo(
-            "The run goes on in this process, and was last computed by workers of a Ray cluster. For the same again: "
-            f"distmc {verb} with{options_of(record.placement)}. Without this line: --local.",
+            "This run was computed by workers of a Ray cluster; it goes on in this process. To use workers, add: "
+            f"{options_of(record.placement).strip()}",
             err=True,
         )
     from distmc import demo, render
@@ -85,6 +85,12 @@ def _go_on(
     if "words" in source:
         demo.show_states(Path(run), rows.rows["length"])
     render.show_run(run, file, seconds=time.monotonic() - began)
+
+
+def _is_where_unsaid() -> bool:
+    """Say whether the command line leaves it to the defaults where to compute."""
+    source = click.get_current_context().get_parameter_source
+    return all(source(name) is ParameterSource.DEFAULT for name in ("workers", "local"))
 
 
 def _model_and_data(

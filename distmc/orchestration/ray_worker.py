@@ -82,13 +82,15 @@ class WorkerActor:
 
     def introduce(self) -> Introduction:
         """Say where this actor lives; whatever takes long to import has been imported by then."""
-        # Modules stay for good. Looking through them for garbage would take a sixteenth of this process's start, and a
-        # third of parting and connecting.
+        # Modules stay for good. Looking through them for garbage would take a sixteenth of this process's start while
+        # they are imported, and later a third of parting and connecting.
         gc.disable()
-        import distmc.sampling.worker  # noqa: F401 - so that a worker that joins a run keeps nobody waiting
+        try:
+            import distmc.sampling.worker  # noqa: F401 - so that a worker that joins a run keeps nobody waiting
 
-        gc.freeze()
-        gc.enable()
+            gc.freeze()
+        finally:
+            gc.enable()
         context = ray.get_runtime_context()
         return Introduction(
             node=ray.util.get_node_ip_address(),

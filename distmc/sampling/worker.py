@@ -296,7 +296,7 @@ class Worker:
             phase=last.phase,
             step=int(last.state.step),
             num_steps=num_steps,
-            # One that is alone agrees with itself, and hashing took 7 % of the time of a small model.
+            # One that is alone agrees with itself, and hashing takes its part of a small model's time.
             digest=digest((last.state, trace)) if self._num_workers > 1 else "",
             seconds=time.monotonic() - began,
             step_size=float(np.mean(kept["step_size"])) if num_steps else 0.0,

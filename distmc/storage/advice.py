@@ -52,7 +52,8 @@ def options_of(placement: Placement) -> str:
         if name in _settings(placement):
             value = getattr(placement, name)
             words += [option, shlex.quote(":".join(map(str, value)) if isinstance(value, tuple) else str(value))]
-    return " ".join(words)
+    # One worker without any other option would be this process, without Ray.
+    return " ".join(words if words[1:] != ["--workers", "1"] else [*words, "--cpus-per-worker", "1"])
 
 
 def _settings(placement: Ray) -> dict[str, object]:

@@ -32,7 +32,7 @@ from distmc.types import ConstrainedParameters, NumpyArray
 NUM_WORKERS = (1, 2, 3, 4)
 NUM_CHAINS, NUM_WARMUP, NUM_DRAWS = 8, 40, 20
 _NUM_STEPS = NUM_WARMUP + NUM_DRAWS
-# What runs once takes longer to optimise than to run.
+# These programs run once, for 60 steps; to optimise them takes longer.
 _BRIEFLY = {"xla_backend_optimization_level": 0}
 
 

@@ -22,6 +22,7 @@ Kind = Literal[
     "exit",
     "drift",
     "start error",
+    "hang in load",
     "stop in load",
     "stop in compile",
     "exit in compile",
@@ -86,6 +87,8 @@ class FaultyWorker:
         self.kept: dict[int, ChunkArrays] = {}
 
     def load(self) -> None:
+        if self.has("hang in load"):
+            time.sleep(1000.0)
         if self.has("stop in load"):
             os.kill(os.getpid(), signal.SIGSTOP)
 

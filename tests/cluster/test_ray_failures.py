@@ -139,8 +139,8 @@ def test_worker_that_exits_at_the_same_place_again_and_again_ends_the_run(watche
     assert len(watcher.all_pids) == 1 + 4
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_run_goes_on_without_a_killed_worker(watcher: Watcher, rank: int) -> None:
+@pytest.mark.parametrize(("rank", "num_workers"), [(0, 3), (1, 2)])
+def test_run_goes_on_without_a_killed_worker(watcher: Watcher, rank: int, num_workers: int) -> None:
     killed = []
 
     def kill(chunk: int) -> None:
@@ -149,8 +149,8 @@ def test_run_goes_on_without_a_killed_worker(watcher: Watcher, rank: int) -> Non
             os.kill(killed[0], signal.SIGKILL)
 
     watcher.on_chunk = kill
-    start(watcher, faulty.build(step_seconds=0.02), faulty.task(num_draws=100), num_workers=2)
-    assert watcher.totals == [3.0 * step for step in range(1, 121)]
+    start(watcher, faulty.build(step_seconds=0.02), faulty.task(num_draws=100), num_workers=num_workers)
+    assert watcher.totals == [sum(range(1, num_workers + 1)) * step for step in range(1, 121)]
     (lost,), (resumed,) = watcher.of(WorkersLost), watcher.of(SamplingResumed)
     assert (lost.rank, lost.generation, lost.node) == (rank, 0, ray.util.get_node_ip_address())
     assert f"process {killed[0]}) died" in lost.cause
@@ -232,16 +232,22 @@ def test_stopped_worker_is_given_up_after_the_hang_timeout(watcher: Watcher) -> 
 
 
 @pytest.mark.parametrize(
-    ("kind", "doing"), [("stop in load", "loading data"), ("stop in compile", "compiling")], ids=["load", "compile"]
+    ("kind", "rank", "doing"),
+    [
+        ("hang in load", 1, "loading data"),
+        ("stop in load", 1, "loading data"),
+        # The one that compiles; the other waits for its program.
+        ("stop in compile", 0, "compiling"),
+    ],
 )
-def test_worker_that_is_stopped_before_it_starts_is_named_and_replaced(
-    watcher: Watcher, tmp_path: pathlib.Path, kind: faulty.Kind, doing: str
+def test_worker_that_hangs_before_it_starts_is_named_and_replaced(
+    watcher: Watcher, tmp_path: pathlib.Path, kind: faulty.Kind, rank: int, doing: str
 ) -> None:
-    stop = faulty.Fault(kind, rank=1, once=tmp_path / "struck")
-    start(watcher, faulty.build(stop), num_workers=2, hang_timeout_seconds=2.0)
+    hang = faulty.Fault(kind, rank=rank, once=tmp_path / "struck")
+    start(watcher, faulty.build(hang), num_workers=2, hang_timeout_seconds=3.0)
     assert watcher.committed_steps == 60
     (lost,) = watcher.of(WorkersLost)
-    assert lost.rank == 1
+    assert lost.rank == rank
     assert f"fell silent while the run was {doing}" in lost.cause
 
 

@@ -20,9 +20,10 @@ from click.testing import CliRunner, Result
 
 import distmc
 from distmc import cli
-from distmc.commands.options import WorkerCount
+from distmc.commands.options import WorkerCount, placement, placement_options
 from distmc.errors import Interrupted, WorkerError
 from distmc.run import Run
+from distmc.storage.advice import options_of
 from distmc.testing.invariance import require_identical
 
 MODEL = """
@@ -278,19 +279,50 @@ def test_killed_run_is_resumed_and_then_extended_bit_for_bit(tmp_path: Path) -> 
     require_same_run("runs/longer", killed)
 
 
+GOES_ON_HERE = "it goes on in this process. To use workers, add: --workers 1:3 --address 10.0.0.1:6379\n"
+
+
 @pytest.mark.usefixtures("here")
-def test_run_of_workers_that_goes_on_without_them_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "status", "on", "is_told"),
+    [
+        (["resume"], "interrupted", distmc.Ray(num_workers=(1, 3), address="10.0.0.1:6379"), True),
+        (["extend", "--draws", "5"], "finished", distmc.Ray(num_workers=(1, 3), address="10.0.0.1:6379"), True),
+        (["resume"], "finished", distmc.Ray(num_workers=(1, 3), address="10.0.0.1:6379"), False),
+        (["resume", "--local"], "interrupted", distmc.Ray(num_workers=(1, 3), address="10.0.0.1:6379"), False),
+        (["resume", "--workers", "1"], "interrupted", distmc.Ray(num_workers=(1, 3), address="10.0.0.1:6379"), False),
+        (["resume"], "interrupted", distmc.Local(), False),
+    ],
+)
+def test_run_of_workers_that_goes_on_without_them_says_so(
+    tmp_path: Path, command: list[str], status: str, on: distmc.Local | distmc.Ray, is_told: bool
+) -> None:
     stopped = shutil.copytree("runs/tiny", tmp_path / "stopped")
     record = json.loads((stopped / "run.json").read_text())
-    placement = dataclasses.asdict(distmc.Ray(num_workers=(1, 3), address="10.0.0.1:6379"))
-    (stopped / "run.json").write_text(json.dumps(record | {"status": "interrupted", "placement": placement}))
-    result = run(["resume", str(stopped), "--no-progress", "--local"])
+    changes = {"status": status, "placement": dataclasses.asdict(on)}
+    (stopped / "run.json").write_text(json.dumps(record | changes))
+    result = run([*command, str(stopped), "--no-progress"])
     assert result.exit_code == 0, result.output
-    assert "this process" not in result.stderr
-    (stopped / "run.json").write_text(json.dumps(record | {"status": "interrupted", "placement": placement}))
-    result = run(["resume", str(stopped), "--no-progress"])
-    assert "goes on in this process" in result.stderr
-    assert "distmc resume with --workers 1:3 --address 10.0.0.1:6379" in result.stderr
+    assert (GOES_ON_HERE in result.stderr) == is_told
+    assert "goes on in this process" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    "on",
+    [
+        distmc.Local(),
+        distmc.Ray(num_workers=1),
+        distmc.Ray(num_workers=(1, 3), hang_timeout_seconds=20.0),
+        distmc.Ray(num_workers=2, address="10.0.0.1:6379", num_cpus_per_worker=2),
+    ],
+)
+def test_options_that_are_advised_mean_the_same_place(on: distmc.Local | distmc.Ray) -> None:
+    @click.command()
+    @placement_options
+    def where(**options: Any) -> None:
+        click.echo(repr(placement(**options)))
+
+    assert CliRunner().invoke(where, options_of(on).split()).stdout == f"{on!r}\n"
 
 
 def require_same_run(wanted: str | Path, found: str | Path) -> None:

@@ -117,10 +117,10 @@ def test_same_run_again_has_the_same_digests(worker: Worker, whole: Any, monkeyp
     assert {report.digest for report in whole[0]} == {""}
     runs = []
     for _ in range(2):
-        monkeypatch.undo()
         worker.start()
-        monkeypatch.setattr(worker, "_num_workers", 2)
-        reports, _ = advance(worker, 20, 70)
+        with monkeypatch.context() as patch:
+            patch.setattr(worker, "_num_workers", 2)
+            reports, _ = advance(worker, 20, 70)
         runs.append([report.digest for report in reports])
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == len(runs[0])
