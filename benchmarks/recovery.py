@@ -1,9 +1,10 @@
 """What a fault costs, and what it costs to be prepared for one.
 
-**Faults.** On a local Ray cluster the demonstration's model runs through faults of all kinds in turn. Reported are,
-as medians over the faults of a kind and as the longest, the seconds of standstill (from the first that the driver
-hears of the failure, or for a process that hangs from the moment it was stopped, to the moment at which all workers
-take steps again) and the most steps that may have been made again: those of the chunk under way are counted whole.
+**Faults.** On a local Ray cluster the demonstration's model runs in turn through faults of all kinds that a run
+outlives by itself; what is wrong with a file or a disk ends it, or shows when it is resumed. Reported are, as medians
+over the faults of a kind and as the longest, the seconds of standstill (from the first that the driver hears of the
+failure, or for a process that hangs from the moment it was stopped, to the moment at which all workers take steps
+again) and the most steps that may have been made again: those of the chunk under way are counted whole.
 
 **Checkpoints.** Every chunk is written as draws and state before it counts. The driver does this while the workers
 compute the next chunk, and they wait only where that is done earlier. Reported are, of runs without faults that begin
