@@ -146,7 +146,7 @@ def ray_cluster() -> Iterator[None]:
 
     from distmc.orchestration import ray as executor
 
-    # Nobody reads what the monitor of logs passes on, and it takes as much time as ten workers do.
+    # Nobody reads what the monitor of logs passes on; it took a fiftieth of the processor time of all tests.
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False, "include_log_monitor": False}
     )

@@ -139,8 +139,8 @@ def test_worker_that_exits_at_the_same_place_again_and_again_ends_the_run(watche
     assert len(watcher.all_pids) == 1 + 4
 
 
-@pytest.mark.parametrize(("rank", "num_workers"), [(0, 3), (1, 2)])
-def test_run_goes_on_without_a_killed_worker(watcher: Watcher, rank: int, num_workers: int) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_run_goes_on_without_a_killed_worker(watcher: Watcher, rank: int) -> None:
     killed = []
 
     def kill(chunk: int) -> None:
@@ -149,8 +149,8 @@ def test_run_goes_on_without_a_killed_worker(watcher: Watcher, rank: int, num_wo
             os.kill(killed[0], signal.SIGKILL)
 
     watcher.on_chunk = kill
-    start(watcher, faulty.build(step_seconds=0.02), faulty.task(num_draws=100), num_workers=num_workers)
-    assert watcher.totals == [sum(range(1, num_workers + 1)) * step for step in range(1, 121)]
+    start(watcher, faulty.build(step_seconds=0.02), faulty.task(num_draws=100))
+    assert watcher.totals == [6.0 * step for step in range(1, 121)]
     (lost,), (resumed,) = watcher.of(WorkersLost), watcher.of(SamplingResumed)
     assert (lost.rank, lost.generation, lost.node) == (rank, 0, ray.util.get_node_ip_address())
     assert f"process {killed[0]}) died" in lost.cause
@@ -380,7 +380,7 @@ def test_request_to_stop_keeps_what_is_committed(watcher: Watcher, number: signa
     watcher.on_chunk = ask
     before = signal.getsignal(number)
     with pytest.raises(Interrupted, match="steps are committed and kept") as caught:
-        start(watcher, faulty.build(step_seconds=0.02), faulty.task(num_draws=1000), num_workers=2)
+        start(watcher, faulty.build(step_seconds=0.02), faulty.task(num_draws=1000))
     assert time.monotonic() - asked_at[0] < SOON
     assert signal.getsignal(number) is before
     assert f"{watcher.committed_steps} of 1020 steps" in str(caught.value)

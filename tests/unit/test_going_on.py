@@ -215,9 +215,10 @@ def test_model_and_data_are_those_that_the_run_began_with(
     path = str(started_from_the_shell.path)
     result = run("resume", path, "--no-progress")
     assert result.exit_code == 130, result.output
-    told, *error = result.stderr.splitlines()
-    assert told.endswith("it goes on in this process. To use workers, add: --workers 3")
-    assert error == ["Error: Far enough.", "A note."]
+    assert result.stderr == (
+        "This run was computed by workers of a Ray cluster; it goes on in this process. To use workers, add: "
+        "--workers 3\nError: Far enough.\nA note.\n"
+    )
     assert run("extend", path, "--draws", "7", "--workers", "3", "--address", "auto").exit_code == 130
     assert [call["more_draws"] for call in asked] == [None, 7]
     assert [call["progress"] for call in asked] == [False, True]
