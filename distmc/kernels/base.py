@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from distmc.kernels.metrics import Metric
 from distmc.kernels.pull import Pull
@@ -191,6 +192,19 @@ def loop_count(count: int, step_size: Array) -> Array:
 def keys_at(rng_keys: Array, place: Array) -> Array:
     """Return the keys (num_chains,) for one of many places, say in a loop, each chain's from its own key alone."""
     return jax.vmap(lambda key: jax.random.fold_in(key, place))(rng_keys)
+
+
+def drawn_once(draw: Callable[..., Any], step_size: Array, *arguments: Any) -> Any:
+    """Return ``draw(*arguments)``, arrays, from a branch of its own.
+
+    Random bits are cheap to a compiler's eyes. It would have them drawn again in every place where they are used. What
+    it cannot know is that the step size, any scalar, is positive.
+    """
+
+    def nothing(*arguments: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(draw, *arguments))
+
+    return lax.cond(step_size > 0.0, draw, nothing, *arguments)
 
 
 def normal_noise(rng_keys: Array, num_dimensions: int) -> Array:

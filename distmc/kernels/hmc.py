@@ -11,6 +11,7 @@ Neal (2011), MCMC using Hamiltonian dynamics, section 5.3. arXiv:1206.1901.
 Casas, Sanz-Serna, Shaw (2022), Split Hamiltonian Monte Carlo revisited. arXiv:2207.07516.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from distmc.kernels.base import (
     Kernel,
     Target,
     TrajectoryParameters,
+    drawn_once,
     is_finite,
     normal_noise,
     select_chains,
@@ -92,8 +94,8 @@ def build_kernel(target: Target) -> Kernel:
         return GradientState(position, *target.logdensity_and_grad(position))
 
     def step(rng_keys: Array, state: GradientState, parameters: TrajectoryParameters) -> tuple[GradientState, HMCInfo]:
-        momentum_keys, accept_keys = split_keys(rng_keys, 2)
-        momentum = normal_noise(momentum_keys, state.position.shape[1])
+        draw = partial(_draw, num_dimensions=state.position.shape[1])
+        momentum, threshold = drawn_once(draw, parameters.step_size, rng_keys)
         end, end_momentum = _integrate(target, state, momentum, parameters)
 
         start_energy = -state.logdensity + 0.5 * target.dot(momentum, momentum)
@@ -102,7 +104,7 @@ def build_kernel(target: Target) -> Kernel:
         # Infinity has one bit pattern, unlike what is not a number, and stands for the same: never accept.
         energy_error = jnp.where(is_end_finite, end_energy - start_energy, jnp.inf)
         acceptance_rate = jnp.exp(-jnp.maximum(energy_error, 0.0))
-        is_accepted = uniform_noise(accept_keys) < acceptance_rate
+        is_accepted = threshold < acceptance_rate
         info = HMCInfo(
             acceptance_rate=acceptance_rate,
             is_accepted=is_accepted,
@@ -117,6 +119,12 @@ def build_kernel(target: Target) -> Kernel:
         return select_chains(is_accepted, end, state), info
 
     return Kernel(init, step)
+
+
+def _draw(rng_keys: Array, *, num_dimensions: int) -> tuple[Array, Array]:
+    """Return momenta (num_chains, num_dimensions), and what the acceptance rates have to exceed (num_chains,)."""
+    momentum_keys, accept_keys = split_keys(rng_keys, 2)
+    return normal_noise(momentum_keys, num_dimensions), uniform_noise(accept_keys)
 
 
 def _integrate(

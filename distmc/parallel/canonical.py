@@ -5,11 +5,12 @@ logarithms with another library than the one used at run time, and divides by wh
 reciprocal. When it does so depends on how many devices the program is for, and with it the last bits of results. So
 programs are rewritten before they are compiled: every real number that they know is chosen at run time, by a
 condition that never holds and that no compiler can see through, and every quotient is a product with a reciprocal.
+What follows from such numbers alone, the logarithm of one say, is computed once, outside of all loops.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -91,8 +92,10 @@ class _Evaluation:
 
     def __init__(self, program: ClosedJaxpr, never: Array) -> None:
         self._never = never
+        self._special = {"while": self._while, "scan": self._scan, "cond": self._cond, "div": self._quotient}
         self._numbers = self._chosen_together(_numbers(program.jaxpr))
-        self._special = {"while": self._while, "scan": self._scan, "cond": self._cond, "div": _quotient}
+        self._settled: dict[int, list[Any]] = {}
+        self._settle(program.jaxpr)
 
     def of(self, program: ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
         """Return the results of `program` for these inputs."""
@@ -109,18 +112,38 @@ class _Evaluation:
             return _is_exact(atom.val) if isinstance(atom, Literal) else atom in known
 
         for equation in jaxpr.eqns:
+            if id(equation) in self._settled:
+                values.update(zip(equation.outvars, self._settled[id(equation)], strict=True))
+                continue
             operands, name = [read(atom) for atom in equation.invars], equation.primitive.name
             if name in _ROUNDED:
                 pairs = zip(operands, equation.invars, strict=True)
                 operands = [self._chosen(value) if is_known(atom) else value for value, atom in pairs]
             elif all(map(is_known, equation.invars)):
                 known.update(equation.outvars)
-            if name in _CALLS:
-                results = self.of(_closed(equation.params[_CALLS[name]]), operands)
-            else:
-                results = self._special.get(name, _as_it_is)(equation, operands)
-            values.update(zip(equation.outvars, results, strict=True))
+            values.update(zip(equation.outvars, self._results(equation, operands), strict=True))
         return [read(atom) for atom in jaxpr.outvars]
+
+    def _results(self, equation: Any, operands: list[Any]) -> list[Any]:
+        """Return the results of one equation."""
+        name = equation.primitive.name
+        if name in _CALLS:
+            return self.of(_closed(equation.params[_CALLS[name]]), operands)
+        return self._special.get(name, _as_it_is)(equation, operands)
+
+    def _settle(self, jaxpr: Any) -> None:
+        """Compute what follows from numbers in the text alone; where it is used, it may stand in a loop or a branch."""
+        values: dict[Any, Any] = {}
+        for equation in jaxpr.eqns:
+            if not _is_settled(equation, values):
+                for program in _programs(equation):
+                    self._settle(program)
+                continue
+            operands = [
+                self._chosen(atom.val) if isinstance(atom, Literal) else values[atom] for atom in equation.invars
+            ]
+            self._settled[id(equation)] = self._results(equation, operands)
+            values.update(zip(equation.outvars, self._settled[id(equation)], strict=True))
 
     def _hide(self, value: Any) -> Any:
         """Return a value that the compiler knows as one that it does not know."""
@@ -151,6 +174,14 @@ class _Evaluation:
             jnp.full(np.shape(value), jnp.nan, jnp.result_type(value)),
             jnp.asarray(value),
         )
+
+    def _quotient(self, equation: Any, operands: list[Any]) -> list[Any]:
+        numerator, divisor = operands
+        if not _is_real(divisor):
+            return _as_it_is(equation, operands)
+        known = _known_reciprocal(equation)
+        reciprocal = lax.integer_pow(jnp.asarray(divisor), -1) if known is None else self._hide(known)
+        return [jnp.multiply(numerator, reciprocal)]
 
     def _while(self, equation: Any, operands: list[Any]) -> list[Any]:
         params = equation.params
@@ -184,16 +215,45 @@ class _Evaluation:
         return list(lax.switch(jnp.asarray(index, jnp.int32), branches, *arguments))
 
 
+def _is_settled(equation: Any, values: dict[Any, Any]) -> bool:
+    """Say whether an equation makes real scalars of such, all of them numbers in the text or in `values`."""
+    are_known = all(isinstance(atom, Literal) or atom in values for atom in equation.invars)
+    atoms = [*equation.invars, *equation.outvars]
+    are_scalars = all(atom.aval.shape == () and jnp.issubdtype(atom.aval.dtype, jnp.floating) for atom in atoms)
+    return bool(equation.invars) and are_known and are_scalars and not equation.effects
+
+
+def _programs(equation: Any) -> Iterator[Any]:
+    """Yield what an equation calls, repeats or chooses between."""
+    for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
+        if _is_program(inner):
+            yield inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
+
+
 def _numbers(jaxpr: Any) -> dict[tuple[str, float], Any]:
     """Return the real numbers in the text of a program and of all that it calls, but those that need no hiding."""
     atoms = [*jaxpr.outvars, *(atom for equation in jaxpr.eqns for atom in equation.invars)]
     values = [atom.val for atom in atoms if isinstance(atom, Literal)]
     found = {_key(value): value for value in values if _is_real(value) and not _is_exact(value)}
     for equation in jaxpr.eqns:
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
-            if _is_program(inner):
-                found |= _numbers(inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner)
+        reciprocal = _known_reciprocal(equation)
+        if reciprocal is not None and not _is_exact(reciprocal):
+            found[_key(reciprocal)] = reciprocal
+        for program in _programs(equation):
+            found |= _numbers(program)
     return found
+
+
+def _known_reciprocal(equation: Any) -> Any:
+    """Return the reciprocal of the number by which an equation divides; None if none can be told beforehand."""
+    if equation.primitive.name != "div" or not isinstance(equation.invars[1], Literal):
+        return None
+    divisor = equation.invars[1].val
+    if np.ndim(divisor) or np.result_type(divisor) not in (np.float32, np.float64) or divisor == 0.0:
+        return None
+    # Rounded as at run time; a number below those that are normal might count as 0 there.
+    reciprocal = np.reciprocal(divisor)
+    return reciprocal if abs(reciprocal) >= np.finfo(reciprocal.dtype).tiny else None
 
 
 def _is_real(value: Any) -> bool:
@@ -211,13 +271,6 @@ def _is_program(value: Any) -> bool:
 
 def _key(value: Any) -> tuple[str, float]:
     return str(value.dtype), float(value)
-
-
-def _quotient(equation: Any, operands: list[Any]) -> list[Any]:
-    numerator, divisor = operands
-    if not _is_real(divisor):
-        return _as_it_is(equation, operands)
-    return [jnp.multiply(numerator, lax.integer_pow(jnp.asarray(divisor), -1))]
 
 
 def _as_it_is(equation: Any, operands: list[Any]) -> list[Any]:

@@ -5,6 +5,7 @@ one compiled call; how many is a value, as are step size and trajectory length, 
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -97,7 +98,7 @@ class Program:
         def one_step(place: Array, carry: tuple[RunState, Trace]) -> tuple[RunState, Trace]:
             state, trace = carry
             state, kept = step(key, state)
-            return state, jax.tree.map(lambda buffer, value: buffer.at[place].set(value), trace, kept)
+            return state, jax.tree.map(functools.partial(_write, place=place), trace, kept)
 
         kept = jax.eval_shape(step, key, state)[1]
         end: tuple[RunState, Trace] = lax.fori_loop(0, num_steps, one_step, (state, self._empty(kept)))
@@ -143,6 +144,11 @@ def build_program(spec: RunSpec, target: Target, num_dimensions: int) -> Program
         num_warmup=spec.num_warmup,
         capacity=capacity,
     )
+
+
+def _write(buffer: Array, value: Array, *, place: Array) -> Array:
+    """Return the buffer with a value at a place that is known to lie in it, so that no kernel has to look."""
+    return jnp.asarray(lax.dynamic_update_index_in_dim(buffer, value, place, 0, allow_negative_indices=False))
 
 
 def _keep(state: RunState, parameters: Any, info: Any) -> Trace:

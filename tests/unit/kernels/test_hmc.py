@@ -264,3 +264,12 @@ def test_one_evaluation_for_each_integration_step() -> None:
     jax.jit(kernel.step)(keys(), state, parameters(0.1, 5))
     jax.effects_barrier()
     assert len(calls) == 1 + 5
+
+
+def test_random_numbers_stand_in_a_branch_and_are_drawn_once() -> None:
+    kernel = build_kernel(target_of(banana))
+    program = jax.make_jaxpr(kernel.step)(keys(), kernel.init(starting_positions()), parameters(0.1, 5))
+    outside = {equation.primitive.name for equation in program.jaxpr.eqns}
+    assert "cond" in outside
+    assert outside.isdisjoint({"random_bits", "random_split", "random_wrap", "erf_inv"})
+    assert all(name in str(program) for name in ("random_bits", "random_split", "erf_inv"))

@@ -62,6 +62,59 @@ def test_numbers_are_chosen_at_run_time_wherever_they_stand(function: Any) -> No
     assert not any(f"{number}:f" in text.split("select_n")[-1] for number in ("1.3", "7.7", "1.9"))
 
 
+def programs_within(jaxpr: Any) -> Any:
+    """Yield the programs that a program calls, repeats or chooses between, and theirs."""
+    for equation in jaxpr.eqns:
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            if hasattr(inner, "eqns"):
+                inner = getattr(inner, "jaxpr", inner)
+                yield inner
+                yield from programs_within(inner)
+
+
+def names_in(jaxpr: Any) -> list[str]:
+    return [equation.primitive.name for equation in jaxpr.eqns]
+
+
+def test_what_follows_from_numbers_alone_is_computed_once_and_outside_of_loops() -> None:
+    def function(x: Any, never: Any) -> Any:
+        def turn(_: Any, x: Any) -> Any:
+            return jax.lax.cond(x > 0.0, lambda x: x * gammaln(2.5) + jnp.exp(0.3 * jnp.log(7.5)), jnp.sin, x)
+
+        return jax.lax.fori_loop(0, 3, turn, x)
+
+    with jax.enable_x64(True):
+        rewritten = canonical(function, lambda x, never: never)
+        jaxpr = jax.make_jaxpr(rewritten)(0.2, jnp.asarray(False)).jaxpr
+        np.testing.assert_allclose(jax.jit(rewritten)(0.2, jnp.asarray(False)), function(0.2, False), rtol=1e-13)
+    within = [name for program in programs_within(jaxpr) for name in names_in(program)]
+    assert {"lgamma", "log", "exp"}.isdisjoint(within)
+    assert {"lgamma", "log", "exp"} <= set(names_in(jaxpr))
+    assert "sin" in within
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_quotient_by_a_number_has_the_bits_of_one_by_a_value(dtype: Any) -> None:
+    numbers = [3.0, -0.7, 1e30, 1e-30, 49.0, 1.0, 2.0, 1e38]
+    x = np.random.default_rng(0).normal(size=1000).astype(dtype)
+    with jax.enable_x64(True):
+
+        def by_numbers(x: Any) -> Any:
+            return [x / dtype(number) for number in numbers]
+
+        def by_values(x: Any, values: Any) -> Any:
+            return [x / value for value in values]
+
+        known = jax.jit(canonical(lambda x, never: by_numbers(x), lambda x, never: never))
+        unknown = jax.jit(canonical(lambda x, values, never: by_values(x, values), lambda x, values, never: never))
+        never, values = jnp.asarray(False), [jnp.asarray(number, dtype) for number in numbers]
+        text = str(jax.make_jaxpr(known)(x, never))
+        for got, expected in zip(known(x, never), unknown(x, values, never), strict=True):
+            assert np.asarray(got).tobytes() == np.asarray(expected).tobytes()
+    # The largest has no reciprocal that is a normal number in single precision.
+    assert text.count("integer_pow") == (1 if dtype is np.float32 else 0)
+
+
 def test_isolated_parts_compute_what_they_did() -> None:
     isolate = isolated(jnp.asarray(False))
     got = jax.jit(isolate(lambda a, b: (a * b, {"sum": a + b})))(2.0, 3.0)
