@@ -195,10 +195,10 @@ def keys_at(rng_keys: Array, place: Array) -> Array:
 
 
 def drawn_once(draw: Callable[..., Any], step_size: Array, *arguments: Any) -> Any:
-    """Return ``draw(*arguments)``, arrays, from a branch of its own.
+    """Return ``draw(*arguments)``, arrays, from a branch of its own; zeros unless the step size, a scalar, is positive.
 
-    Random bits are cheap to a compiler's eyes. It would have them drawn again in every place where they are used. What
-    it cannot know is that the step size, any scalar, is positive.
+    A compiler takes random bits for cheap and draws them again wherever they are used. That the step size is positive
+    is what it cannot know.
     """
 
     def nothing(*arguments: Any) -> Any:

@@ -5,7 +5,8 @@ logarithms with another library than the one used at run time, and divides by wh
 reciprocal. When it does so depends on how many devices the program is for, and with it the last bits of results. So
 programs are rewritten before they are compiled: every real number that they know is chosen at run time, by a
 condition that never holds and that no compiler can see through, and every quotient is a product with a reciprocal.
-What follows from such numbers alone, the logarithm of one say, is computed once, outside of all loops.
+Scalars that follow from such numbers alone, a logarithm say, are computed once, outside of all loops. A table from
+which more entries are taken than it has, as logarithms of a few probabilities for many rows, is computed before.
 """
 
 import functools
@@ -37,6 +38,7 @@ _CALLS = {
     "remat2": "jaxpr",
     "checkpoint": "jaxpr",
 }
+_REPEATED_OR_CHOSEN = ("while", "scan", "cond")
 
 
 def canonical(function: Callable[..., PyTree], never: Callable[..., Array]) -> Callable[..., PyTree]:
@@ -92,10 +94,19 @@ class _Evaluation:
 
     def __init__(self, program: ClosedJaxpr, never: Array) -> None:
         self._never = never
-        self._special = {"while": self._while, "scan": self._scan, "cond": self._cond, "div": self._quotient}
+        self._special = {
+            "while": self._while,
+            "scan": self._scan,
+            "cond": self._cond,
+            "div": self._quotient,
+            "gather": self._gather,
+        }
         self._numbers = self._chosen_together(_numbers(program.jaxpr))
+        # By the identity of equations, which live as long as the program does.
         self._settled: dict[int, list[Any]] = {}
-        self._settle(program.jaxpr)
+        self._of_made_tables: set[int] = set()
+        self._visited: set[int] = set()
+        self._visit(program.jaxpr)
 
     def of(self, program: ClosedJaxpr, inputs: Sequence[Any]) -> list[Any]:
         """Return the results of `program` for these inputs."""
@@ -131,19 +142,26 @@ class _Evaluation:
             return self.of(_closed(equation.params[_CALLS[name]]), operands)
         return self._special.get(name, _as_it_is)(equation, operands)
 
-    def _settle(self, jaxpr: Any) -> None:
-        """Compute what follows from numbers in the text alone; where it is used, it may stand in a loop or a branch."""
-        values: dict[Any, Any] = {}
+    def _visit(self, jaxpr: Any) -> None:
+        """Compute what follows from numbers in the text alone, whose uses may stand in loops and branches."""
+        if id(jaxpr) in self._visited:
+            return
+        self._visited.add(id(jaxpr))
+        settled: dict[Any, Any] = {}
+        made: set[Any] = set()
         for equation in jaxpr.eqns:
-            if not _is_settled(equation, values):
-                for program in _programs(equation):
-                    self._settle(program)
-                continue
-            operands = [
-                self._chosen(atom.val) if isinstance(atom, Literal) else values[atom] for atom in equation.invars
-            ]
-            self._settled[id(equation)] = self._results(equation, operands)
-            values.update(zip(equation.outvars, self._settled[id(equation)], strict=True))
+            if _is_settled(equation, settled):
+                operands = [
+                    self._chosen(atom.val) if isinstance(atom, Literal) else settled[atom] for atom in equation.invars
+                ]
+                self._settled[id(equation)] = self._results(equation, operands)
+                settled.update(zip(equation.outvars, self._settled[id(equation)], strict=True))
+            elif equation.primitive.name == "gather" and equation.invars[0] in made:
+                self._of_made_tables.add(id(equation))
+            else:
+                for program in _entered(equation):
+                    self._visit(program)
+            made.update(equation.outvars)
 
     def _hide(self, value: Any) -> Any:
         """Return a value that the compiler knows as one that it does not know."""
@@ -183,6 +201,14 @@ class _Evaluation:
         reciprocal = lax.integer_pow(jnp.asarray(divisor), -1) if known is None else self._hide(known)
         return [jnp.multiply(numerator, reciprocal)]
 
+    def _gather(self, equation: Any, operands: list[Any]) -> list[Any]:
+        """Take entries of a table; one that the program makes a compiler would compute again for each entry taken."""
+        table, *places = operands
+        outnumber = equation.outvars[0].aval.size > equation.invars[0].aval.size
+        if outnumber and _is_real(table) and id(equation) in self._of_made_tables:
+            table = isolated(self._never)(lambda table: table)(table)
+        return _as_it_is(equation, [table, *places])
+
     def _while(self, equation: Any, operands: list[Any]) -> list[Any]:
         params = equation.params
         first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
@@ -215,23 +241,39 @@ class _Evaluation:
         return list(lax.switch(jnp.asarray(index, jnp.int32), branches, *arguments))
 
 
-def _is_settled(equation: Any, values: dict[Any, Any]) -> bool:
-    """Say whether an equation makes real scalars of such, all of them numbers in the text or in `values`."""
-    are_known = all(isinstance(atom, Literal) or atom in values for atom in equation.invars)
+def _is_settled(equation: Any, settled: dict[Any, Any]) -> bool:
+    """Say whether an equation maps real scalars to real scalars, all given as numbers in the text or in `settled`."""
+    are_known = all(isinstance(atom, Literal) or atom in settled for atom in equation.invars)
     atoms = [*equation.invars, *equation.outvars]
     are_scalars = all(atom.aval.shape == () and jnp.issubdtype(atom.aval.dtype, jnp.floating) for atom in atoms)
-    return bool(equation.invars) and are_known and are_scalars and not equation.effects
+    return bool(equation.invars) and are_known and are_scalars and _is_formula(equation)
+
+
+def _is_formula(equation: Any) -> bool:
+    """Say whether an equation does nothing but arithmetic that ends: no loops, and no functions of this process."""
+    if equation.effects or "callback" in equation.primitive.name:
+        return False
+    if equation.primitive.name in _CALLS:
+        return all(_is_formula(inner) for program in _entered(equation) for inner in program.eqns)
+    return not any(_programs(equation))
+
+
+def _entered(equation: Any) -> list[Any]:
+    """Return the programs of an equation that are rewritten, too."""
+    if equation.primitive.name in _CALLS:
+        return [_closed(equation.params[_CALLS[equation.primitive.name]]).jaxpr]
+    return list(_programs(equation)) if equation.primitive.name in _REPEATED_OR_CHOSEN else []
 
 
 def _programs(equation: Any) -> Iterator[Any]:
-    """Yield what an equation calls, repeats or chooses between."""
+    """Yield all programs that an equation has."""
     for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
         if _is_program(inner):
             yield inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
 
 
 def _numbers(jaxpr: Any) -> dict[tuple[str, float], Any]:
-    """Return the real numbers in the text of a program and of all that it calls, but those that need no hiding."""
+    """Return the real numbers to be hidden: in the text of a program and of all that it calls, and reciprocals."""
     atoms = [*jaxpr.outvars, *(atom for equation in jaxpr.eqns for atom in equation.invars)]
     values = [atom.val for atom in atoms if isinstance(atom, Literal)]
     found = {_key(value): value for value in values if _is_real(value) and not _is_exact(value)}
@@ -249,11 +291,11 @@ def _known_reciprocal(equation: Any) -> Any:
     if equation.primitive.name != "div" or not isinstance(equation.invars[1], Literal):
         return None
     divisor = equation.invars[1].val
-    if np.ndim(divisor) or np.result_type(divisor) not in (np.float32, np.float64) or divisor == 0.0:
+    if np.ndim(divisor) or np.result_type(divisor) not in (np.float32, np.float64):
         return None
-    # Rounded as at run time; a number below those that are normal might count as 0 there.
-    reciprocal = np.reciprocal(divisor)
-    return reciprocal if abs(reciprocal) >= np.finfo(reciprocal.dtype).tiny else None
+    # What is subnormal might count as 0 at run time. All else is rounded as here.
+    smallest = np.finfo(divisor.dtype).tiny
+    return np.reciprocal(divisor) if smallest <= abs(divisor) <= 1.0 / smallest else None
 
 
 def _is_real(value: Any) -> bool:

@@ -191,12 +191,13 @@ class ShardedLogDensity:
         constants: Mapping[str, Any],
     ) -> Array:
         """Sum what `of_block` gives, float64 of `shape`, over the blocks of all workers."""
+        # A block's arithmetic must not depend on how many blocks a worker holds: the compiler would merge it with how
+        # the rows are found among others, and with what stands around the loop.
+        apart = isolated(shard.never)(of_block)
 
         def block_value(place: Array) -> Array:
             block = jax.tree.map(lambda rows: lax.dynamic_index_in_dim(rows, place, keepdims=False), shard.buckets)
-            # A block's arithmetic must not depend on what surrounds its loop; see `OrderedSum`.
-            inputs = lax.optimization_barrier((params, block, constants))
-            value: Array = lax.optimization_barrier(of_block(*inputs))
+            value: Array = apart(params, block, constants)
             return value
 
         return self.block_sum(block_value, shape, shard.block_range[0])

@@ -81,7 +81,7 @@ class OrderedSum:
     def _fold(self, block_value: BlockValue, shape: tuple[int, ...], block_range: Array, member: Array) -> Array:
         """Fold the own range; return its largest subtrees, (max_nodes_per_member, *shape)."""
         if self.plan.max_blocks_per_worker == 1:
-            # Nothing to join here: the loop would only cost time, which small data would feel.
+            # Nothing to join here; the loop would only cost time, which shows on small data.
             return block_value(jnp.int32(0))[None]
         start = block_range[0] % self.plan.blocks_per_group
         stop = start + block_range[1] - block_range[0]

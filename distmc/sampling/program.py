@@ -147,7 +147,7 @@ def build_program(spec: RunSpec, target: Target, num_dimensions: int) -> Program
 
 
 def _write(buffer: Array, value: Array, *, place: Array) -> Array:
-    """Return the buffer with a value at a place that is known to lie in it, so that no kernel has to look."""
+    """Return the buffer with a value at a place, which must lie in it: looking would take kernels of its own."""
     return jnp.asarray(lax.dynamic_update_index_in_dim(buffer, value, place, 0, allow_negative_indices=False))
 
 

@@ -1,8 +1,8 @@
-"""Log-density and gradient have the same bits on 1, 2, 3, 4 and 8 devices, for models written in many ways.
+"""Log-density and gradient have the same bits on 1, 2, 3, 4 and more devices, for models written in many ways.
 
 What a compiler knows of a model, numbers in its text and arrays that it closes over, must not enter the arithmetic:
 programs for other numbers of workers are simplified in other places. The points lie close to the mode, where the terms
-of a gradient cancel and a last bit of one of them shows.
+of a gradient cancel and a last bit of one of them shows. Nor must it enter how many blocks a worker holds, one or many.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from scipy import optimize
 
 import distmc
 from distmc.climbs import Points
-from distmc.data.blocks import plan_blocks
+from distmc.data.blocks import BlockPlan, plan_blocks
 from distmc.likelihoods import hmm
 from distmc.model.density import serial_logdensity
 from distmc.model.transforms import Unconstrainer
@@ -95,11 +95,16 @@ def near_the_mode(model: distmc.Model, data: distmc.Data, blocks: Any) -> NumpyA
 
 
 def evaluated(
-    model: distmc.Model, data: distmc.Data, blocks: Any, points: NumpyArray, precision: Precision, num_workers: int
+    model: distmc.Model,
+    data: distmc.Data,
+    blocks: BlockPlan,
+    points: NumpyArray,
+    precision: Precision,
+    num_workers: int,
 ) -> tuple[NumpyArray, NumpyArray]:
     """Evaluate the program of a run on so many devices."""
     spec = RunSpec(sampler=Points(), num_chains=NUM_POINTS, num_warmup=0, num_draws=1, precision=precision)
-    plan = ReductionPlan(num_blocks=NUM_BLOCKS, num_workers=num_workers)
+    plan = ReductionPlan(num_blocks=blocks.num_blocks, num_workers=num_workers)
     with jax.enable_x64(True):
         mesh = build_mesh(jax.devices()[:num_workers])
         packed = [pack_shard(data, blocks, plan, rank, precision) for rank in range(num_workers)]
@@ -117,11 +122,53 @@ def test_bits_do_not_depend_on_the_number_of_devices(name: str, precision: Preci
     model, data = distmc.Model(parameters, log_likelihood), distmc.Data(rows=ROWS)
     blocks = plan_blocks(data, NUM_BLOCKS)
     points = near_the_mode(model, data, blocks)
+    require_same_bits(model, data, blocks, points, precision, (2, 3, 4))
+
+
+def require_same_bits(
+    model: distmc.Model,
+    data: distmc.Data,
+    blocks: BlockPlan,
+    points: NumpyArray,
+    precision: Precision,
+    numbers_of_workers: tuple[int, ...],
+) -> None:
+    """Require the bits that one device has on others, too."""
     alone = evaluated(model, data, blocks, points, precision, 1)
     assert all(np.all(np.isfinite(values)) for values in alone)
-    for num_workers in (2, 3, 4, NUM_BLOCKS):
+    for num_workers in numbers_of_workers:
         together = evaluated(model, data, blocks, points, precision, num_workers)
         for what, mine, theirs in zip(("log-density", "gradient"), alone, together, strict=True):
             assert mine.tobytes() == theirs.tobytes(), (
                 f"{what} on {num_workers} devices: {np.sum(mine != theirs)} differ"
             )
+
+
+def crooked(params: Any, data: Any) -> Any:
+    level, spread = params["level"], params["spread"]
+    bent = jnp.power(jnp.abs(jnp.exp(jnp.tanh(data["y"])) + jnp.sqrt(jnp.abs(spread) + 0.1)) + 0.2, 1.7) * level
+    total = jnp.power(5.852, 1.7) * jnp.power(jnp.abs(level) + 0.2, 1.7) + bent
+    return jnp.tanh(total / 3.3) * data["y"] + 0.1 * total
+
+
+@pytest.mark.parametrize(
+    ("name", "num_rows", "num_blocks", "numbers_of_workers", "precision"),
+    [
+        ("linear", 64, 2, (2,), "mixed"),
+        ("linear", 90, 4, (2, 4), "float64"),
+        ("hidden Markov", 90, 8, (8,), "mixed"),
+        ("crooked", 64, 8, (4, 8), "float64"),
+    ],
+)
+def test_bits_do_not_depend_on_how_many_blocks_a_worker_holds(
+    name: str, num_rows: int, num_blocks: int, numbers_of_workers: tuple[int, ...], precision: Precision
+) -> None:
+    crooked_priors = {"level": dist.Normal(0.3, 1.7), "spread": dist.LogNormal(0.2, 0.9)}
+    parameters, log_likelihood = {**MODELS, "crooked": (crooked_priors, crooked)}[name]
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(num_rows, 4)), 3.0 * rng.normal(size=num_rows)
+    data = distmc.Data(rows={"x": x, "y": y, "count": rng.integers(0, 7, size=num_rows)})
+    model = distmc.Model(parameters, log_likelihood)
+    num_dimensions = Unconstrainer(model).num_dimensions
+    points = 0.5 * np.random.default_rng(3).normal(size=(NUM_POINTS, num_dimensions))
+    require_same_bits(model, data, plan_blocks(data, num_blocks), points, precision, numbers_of_workers)
