@@ -62,7 +62,7 @@ class OrderedSum:
             Shape of a block's value.
         block_range : int32 array (2,)
             This worker's `ReductionPlan.block_range`, as a value: a compiler that knew how many blocks there are
-            would unroll the loop for some numbers and round differently.
+            would unroll the loop for some numbers, and might round differently.
 
         Returns
         -------
