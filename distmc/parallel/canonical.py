@@ -148,7 +148,7 @@ class _Evaluation:
             return
         self._visited.add(id(jaxpr))
         settled: dict[Any, Any] = {}
-        made: set[Any] = set()
+        made: set[int] = set()
         for equation in jaxpr.eqns:
             if _is_settled(equation, settled):
                 operands = [
@@ -156,12 +156,12 @@ class _Evaluation:
                 ]
                 self._settled[id(equation)] = self._results(equation, operands)
                 settled.update(zip(equation.outvars, self._settled[id(equation)], strict=True))
-            elif equation.primitive.name == "gather" and equation.invars[0] in made:
+            elif equation.primitive.name == "gather" and id(equation.invars[0]) in made:
                 self._of_made_tables.add(id(equation))
             else:
                 for program in _entered(equation):
                     self._visit(program)
-            made.update(equation.outvars)
+            made.update(map(id, equation.outvars))
 
     def _hide(self, value: Any) -> Any:
         """Return a value that the compiler knows as one that it does not know."""
