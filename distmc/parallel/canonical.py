@@ -81,10 +81,13 @@ def isolated(never: Array) -> Callable[[Callable[..., PyTree]], Callable[..., Py
     """
 
     def decorate(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-        def nothing(*arguments: Array) -> PyTree:
-            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, *arguments))
+        # A call, so that it is traced once.
+        called = jax.jit(lambda *arguments: function(*arguments))
 
-        return lambda *arguments: lax.cond(never, nothing, function, *arguments)
+        def nothing(*arguments: Array) -> PyTree:
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(called, *arguments))
+
+        return lambda *arguments: lax.cond(never, nothing, called, *arguments)
 
     return decorate
 
