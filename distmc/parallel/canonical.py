@@ -190,11 +190,7 @@ class _Evaluation:
     def _chosen(self, value: Any) -> Array:
         if not _is_real(value):
             return jnp.asarray(value)
-        return lax.select(
-            jnp.broadcast_to(self._never, np.shape(value)),
-            jnp.full(np.shape(value), jnp.nan, jnp.result_type(value)),
-            jnp.asarray(value),
-        )
+        return lax.select(jnp.broadcast_to(self._never, np.shape(value)), _no_numbers(value), jnp.asarray(value))
 
     def _quotient(self, equation: Any, operands: list[Any]) -> list[Any]:
         numerator, divisor = operands
@@ -242,6 +238,15 @@ class _Evaluation:
         index, *arguments = operands
         branches = [lambda *inputs, branch=branch: self.of(branch, inputs) for branch in equation.params["branches"]]
         return list(lax.switch(jnp.asarray(index, jnp.int32), branches, *arguments))
+
+
+def _no_numbers(value: Any) -> Array:
+    """Return what is no number, as an array like `value`; with signs in turn, lest an array of equals be a scalar.
+
+    A sum over what a compiler knows to repeat becomes a product.
+    """
+    signs = np.where(np.arange(np.size(value)) % 2, -1.0, 1.0).reshape(np.shape(value))
+    return jnp.asarray(np.copysign(np.nan, signs), jnp.result_type(value))
 
 
 def _is_settled(equation: Any, settled: dict[Any, Any]) -> bool:
