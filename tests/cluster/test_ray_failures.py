@@ -14,7 +14,15 @@ import pytest
 
 from distmc.errors import CapacityError, DriftError, Interrupted, ModelError, StartError, WorkerError
 from distmc.orchestration import policies
-from distmc.orchestration.events import ChunkCommitted, RunEnded, RunEvent, SamplingResumed, WorkersLost, WorkersStarted
+from distmc.orchestration.events import (
+    ChunkCommitted,
+    RunEnded,
+    RunEvent,
+    SamplingResumed,
+    StageBegan,
+    WorkersLost,
+    WorkersStarted,
+)
 from distmc.orchestration.session import run
 from distmc.parallel.cores import cores_for
 from distmc.sampling.reports import ChunkArrays, ChunkReport
@@ -124,10 +132,14 @@ def test_worker_that_is_not_told_of_a_loss_is_replaced(watcher: Watcher, tmp_pat
     assert watcher.totals == [6.0 * step for step in range(1, 121)]
     (lost,), (resumed,) = watcher.of(WorkersLost), watcher.of(SamplingResumed)
     assert f"process {first[0]}) died" in lost.cause
-    _, _, last = watcher.of(WorkersStarted)
+    _, second, last = watcher.of(WorkersStarted)
     assert last.reason.startswith(f"{lost.cause}; process {first[2]} ")
     assert {first[0], first[2]}.isdisjoint(watcher.pids.values())
-    assert policies.PARTING_SECONDS < resumed.standstill_seconds < SOON
+    # Two processes are started one after the other here, which takes as long as the machine lets it.
+    after = watcher.events[watcher.events.index(second) :]
+    waiting, given_up, *_ = (event.seconds for event in after if isinstance(event, StageBegan))
+    assert policies.PARTING_SECONDS < given_up - waiting < policies.PARTING_SECONDS + 2.0
+    assert resumed.standstill_seconds - (given_up - waiting) < SOON
 
 
 def test_worker_that_exits_at_the_same_place_again_and_again_ends_the_run(watcher: Watcher) -> None:
