@@ -31,7 +31,7 @@ from distmc.kernels.base import (
     uniform_noise,
 )
 from distmc.kernels.metrics import to_position, to_whitened, whiten_grad
-from distmc.kernels.pull import kick, no_pull, swing
+from distmc.kernels.pull import kick, kick_time, no_pull, swing
 from distmc.types import Array
 
 
@@ -133,15 +133,16 @@ def _integrate(
     """Run `num_integration_steps` steps of kick, swing and kick, one evaluation of the target each."""
     step_size, metric = parameters.step_size, parameters.metric
     pull = parameters.pull or no_pull(state.position.shape[1])
+    time = kick_time(pull, step_size, parameters.num_integration_steps)
 
     def integration_step(_: Array, carry: _Moving) -> _Moving:
         state, offset, momentum, force = carry
-        momentum = kick(pull, 0.5 * step_size, offset, momentum, force)
+        momentum = kick(pull, time, offset, momentum, force)
         swung, momentum = swing(pull, step_size, offset, momentum)
         position = state.position + to_position(metric, swung - offset)
         moved = GradientState(position, *target.logdensity_and_grad(position))
         force = whiten_grad(metric, moved.logdensity_grad)
-        return _Moving(moved, swung, kick(pull, 0.5 * step_size, swung, momentum, force), force)
+        return _Moving(moved, swung, kick(pull, time, swung, momentum, force), force)
 
     offset = to_whitened(metric, state.position - pull.center)
     start = _Moving(state, offset, momentum, whiten_grad(metric, state.logdensity_grad))

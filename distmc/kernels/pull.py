@@ -3,8 +3,9 @@
 Once a metric is learned, a target with many rows is close to a normal distribution in whitened coordinates. There the
 motion is known: every coordinate swings around the middle. An integrator that swings, and kicks only by what is left of
 the force, makes an error where the target differs from the normal distribution, and none where it does not. It may take
-a quarter period in one step, where the leapfrog integrator needs more the more dimensions there are. Without a pull
-swinging is moving straight ahead, and the integrator is leapfrog.
+a quarter period in one step, where the leapfrog integrator needs more the more dimensions there are. Kicks at the ends
+of such a step are weighed for what is mostly left of the force: skewness. Without a pull swinging is moving straight
+ahead, and the integrator is leapfrog.
 
 Whatever the pull, swing and kick keep volumes and can be reversed, so that draws are exact; a bad pull costs steps.
 
@@ -39,6 +40,41 @@ class Pull(NamedTuple):
 def no_pull(num_dimensions: int) -> Pull:
     """Return what is known of a target at first: nothing."""
     return Pull(jnp.zeros(num_dimensions, jnp.float64), jnp.zeros((), jnp.float64))
+
+
+def kick_time(pull: Pull, step_size: Array, num_steps: Array) -> Array:
+    """Return for how long the rest of the force acts at each end of a step; nearly half the step where it is short.
+
+    To first order in the rest of the potential, the energy error of a trajectory is that of a quadrature: of the work
+    of the rest along the swing, by its values at the ends of steps. Along a swing the work is periodic. That of a
+    skewed rest, the largest one where rows are many, is with three parts in four at three times the frequency and with
+    one part at the frequency itself, in variance over normal positions and momenta. The returned time has the least
+    squared error over these, with a fifth part for half the step, since other rests have other periods.
+
+    Parameters
+    ----------
+    pull : Pull
+    step_size : float64 scalar
+    num_steps : int32 scalar
+        Steps of this size in the trajectory.
+
+    Returns
+    -------
+    time : float64 scalar
+        The same for all kicks of a trajectory, so that it can be taken back.
+    """
+    is_swinging = pull.frequency * step_size > 0.0
+    frequency = jnp.where(is_swinging, pull.frequency, 1.0)
+    half_angle = 0.5 * frequency * step_size
+    products, squares = half_angle, jnp.ones(())
+    for harmonic, parts in ((1.0, 1.0), (3.0, 3.0)):
+        angle = harmonic * half_angle
+        whole = jnp.sin(num_steps * angle)
+        # Of a wave around the middle of the trajectory, over its amplitude: the integral, and the sum at ends of steps.
+        integral, total = whole / harmonic, whole * jnp.cos(angle) / jnp.sin(angle)
+        products += parts * integral * total
+        squares += parts * total**2
+    return jnp.where(is_swinging, products / (squares * frequency), 0.5 * step_size)
 
 
 def kick(pull: Pull, time: Array, offset: Array, momentum: Array, force: Array) -> Array:

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distmc.kernels import hmc
 from distmc.kernels.base import GradientState, Target, TrajectoryParameters
 from distmc.kernels.hmc import HMCInfo, _integrate, build_kernel
 from distmc.kernels.metrics import Metric, Stretch, to_position
-from distmc.kernels.pull import Pull, no_pull
+from distmc.kernels.pull import Pull, kick_time, no_pull
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.types import Array, NumpyArray
 
@@ -133,3 +134,57 @@ def test_a_trajectory_can_be_taken_back(form: str, frequency: float, center: Num
 
     volume = jnp.linalg.det(jax.jacfwd(flat)(jnp.concatenate([position[0], momentum[0]])))
     np.testing.assert_allclose(volume, 1.0, rtol=1e-9)
+
+
+def skewed_logdensity(position: Array) -> Array:
+    # The middle of this density is the normal one's, to first order in its skewness.
+    whitened = jnp.asarray(np.linalg.inv(FACTOR)) @ (position - CENTER)
+    first, second = whitened
+    rest = (first**3 - 3.0 * first) / 6.0 + (second**2 - 1.0) * first / 2.0
+    return -0.5 * jnp.sum(whitened**2) - 0.01 * rest
+
+
+@pytest.mark.parametrize(
+    ("angle", "num_steps", "share"),
+    [(1.0, 1, 0.98), (1.4, 1, 0.65), (1.8, 1, 0.32), (2.2, 1, 0.28), (0.9, 2, 0.87), (0.5, 4, 0.4)],
+)
+def test_kicks_suit_a_skewed_target(
+    monkeypatch: pytest.MonkeyPatch, angle: float, num_steps: int, share: float
+) -> None:
+    pull = Pull(jnp.asarray(CENTER), jnp.ones(()))
+    rng = np.random.default_rng(3)
+    normal, momentum = jnp.asarray(rng.normal(size=(2, 20_000, 2)))
+    target = target_of(skewed_logdensity)
+    position = jnp.asarray(CENTER) + to_position(METRIC, normal)
+    start = GradientState(position, *target.logdensity_and_grad(position))
+
+    @jax.jit
+    def squared_error(factor: Array) -> Array:
+        monkeypatch.setattr(hmc, "kick_time", lambda *known: factor * kick_time(*known))
+        end, end_momentum = _integrate(target, start, momentum, parameters_of(pull, angle, num_steps))
+        gained = 0.5 * (target.dot(end_momentum, end_momentum) - target.dot(momentum, momentum))
+        return jnp.mean((gained - end.logdensity + start.logdensity) ** 2)
+
+    chosen = squared_error(1.0)
+    half_a_step = squared_error(0.5 * angle / kick_time(pull, jnp.asarray(angle), jnp.asarray(num_steps)))
+    assert chosen < share * half_a_step
+    # Some of the choice is for other targets.
+    assert chosen < 1.3 * min(squared_error(factor) for factor in np.linspace(-0.5, 3.0, 36))
+
+
+@pytest.mark.parametrize("frequency", [0.0, 0.7])
+def test_short_steps_are_kicked_for_half_their_time(frequency: float) -> None:
+    pull = Pull(jnp.asarray(CENTER), jnp.asarray(frequency))
+    for size in (1e-3, 1e-6, 0.0):
+        time = kick_time(pull, jnp.asarray(size), jnp.asarray(3, jnp.int32))
+        np.testing.assert_allclose(time, 0.5 * size, rtol=1e-4)
+
+
+def test_kicks_never_last_much_longer_than_a_step() -> None:
+    # At multiples of a turn nothing is known of the error.
+    pull = Pull(jnp.asarray(CENTER), jnp.ones(()))
+    sizes = np.concatenate([np.linspace(0.01, 12.0, 500), np.pi * np.arange(1.0, 13.0) / 3.0])
+    for num_steps in (1, 2, 3, 10):
+        steps = jnp.asarray(num_steps, jnp.int32)
+        times = np.asarray(jax.vmap(lambda size, steps=steps: kick_time(pull, size, steps))(jnp.asarray(sizes)))
+        assert np.all(np.abs(times) <= np.maximum(1.0, sizes))
