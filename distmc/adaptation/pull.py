@@ -21,7 +21,7 @@ from distmc.kernels.pull import Pull
 from distmc.types import Array
 
 # In standard deviations, beyond the distance from the center that is usual in so many dimensions. That far out in an
-# exponential tail about one in six trajectories of half the mean length is accepted, twice as far out one in a hundred.
+# exponential tail about half of the trajectories of half the mean length are accepted, twice as far out one in ten.
 _REACH = 20.0
 
 

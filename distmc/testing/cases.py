@@ -219,7 +219,7 @@ SPLIT_CASES = (
     KernelCase(
         name="HMC with a pull, one step",
         build_kernel=hmc.build_kernel,
-        parameters=pulled_parameters(1.6, 1),
+        parameters=pulled_parameters(1.2, 1),
         knows_only_the_target=False,
     ),
 )

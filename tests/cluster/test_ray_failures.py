@@ -135,7 +135,8 @@ def test_worker_that_is_not_told_of_a_loss_is_replaced(watcher: Watcher, tmp_pat
     _, second, last = watcher.of(WorkersStarted)
     assert last.reason.startswith(f"{lost.cause}; process {first[2]} ")
     assert {first[0], first[2]}.isdisjoint(watcher.pids.values())
-    # Two processes are started one after the other here, which takes as long as the machine lets it.
+    # From the second group's connecting to another start of workers; to start two of them, one after the other, takes
+    # as long as the machine lets it.
     after = watcher.events[watcher.events.index(second) :]
     waiting, given_up, *_ = (event.seconds for event in after if isinstance(event, StageBegan))
     assert policies.PARTING_SECONDS < given_up - waiting < policies.PARTING_SECONDS + 2.0
