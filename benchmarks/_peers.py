@@ -59,6 +59,8 @@ class Outcome:
         Divergences among the draws.
     verdict : str or None
         What distmc says of its own draws: "good", "doubtful" or "bad".
+    again : callable or None
+        Takes all draws once more with what is compiled, where that can be done.
     """
 
     draws: Any
@@ -69,6 +71,7 @@ class Outcome:
     compile_seconds: float
     num_divergent: int
     verdict: str | None = None
+    again: Callable[[], Any] | None = None
 
 
 # NumPyro --------------------------------------------------------------------------------------------------------------
@@ -167,6 +170,7 @@ def blackjax_chees(task: Task, **settings: Any) -> Outcome:
         warmup_seconds=seconds["warmup"],
         compile_seconds=seconds["compile warmup"] + seconds["compile draws"],
         num_divergent=int(np.sum(is_divergent)),
+        again=lambda: jax.block_until_ready(compiled_draws(draw_key, states, numbers)),
     )
 
 

@@ -71,8 +71,7 @@ def kick_time(pull: Pull, step_size: Array, num_steps: Array) -> Array:
     for harmonic, weight in ((1.0, 1.0), (3.0, 3.0)):
         angle = harmonic * half_angle
         whole = jnp.sin(num_steps * angle)
-        # Half the integral of a wave over the trajectory, whose middle it has its crest at, and half its sum at the
-        # ends of steps.
+        # Of a wave with its crest halfway: half its integral over the trajectory, and half its sum at ends of steps.
         integral, total = whole / harmonic, whole * jnp.cos(angle) / jnp.sin(angle)
         products += weight * integral * total
         squares += weight * total**2
