@@ -24,9 +24,10 @@ from distmc.orchestration import policies, ray_cluster
 from distmc.orchestration.events import Member
 from distmc.orchestration.executor import BuildWorker
 from distmc.orchestration.membership import Candidate
+from distmc.orchestration.ray_process import Introduction
 from distmc.orchestration.ray_shipping import ship
 from distmc.orchestration.ray_slots import Slots
-from distmc.orchestration.ray_worker import Introduction, SavedProgram
+from distmc.orchestration.ray_worker import SavedProgram
 from distmc.parallel import processes
 from distmc.spec import Ray
 
@@ -274,8 +275,12 @@ class RayExecutor:
 
     def _ask(self, order: m.ToGeneration, rank: int, method: str, /, *arguments: object, **named: object) -> None:
         worker = self._members[rank].worker
-        reference = getattr(self._slots.actor_of(worker), method).remote(*arguments, **named)
-        self._pending[reference] = (order, rank, worker)
+        self._pending[self._hand_out(worker, method, *arguments, **named)] = (order, rank, worker)
+
+    def _hand_out(self, worker: int, method: str, /, *arguments: object, **named: object) -> "ray.ObjectRef[Any]":
+        carry_out = self._slots.actor_of(worker).carry_out.options(name=method)
+        reference: ray.ObjectRef[Any] = carry_out.remote(method, *arguments, **named)
+        return reference
 
     def _compile(self, order: m.Compile) -> None:
         """Let the first worker compile for all, unless the program for as many workers is here already."""
@@ -286,7 +291,7 @@ class RayExecutor:
             return
         self._ask(order, 0, "compile", order.generation, [], give_up)
         first = self._members[0].worker
-        saved = self._slots.actor_of(first).saved_program.remote(order.generation)
+        saved = self._hand_out(first, "saved_program", order.generation)
         self._saving[saved] = (order, first, size)
         # On GPUs XLA lets all processes try kernels together, so that none can compile without the others.
         program = [] if self._on.num_gpus_per_worker else [saved]

@@ -15,9 +15,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distmc.orchestration import ray_cluster
 from distmc.orchestration.ray_cluster import quietly
+from distmc.orchestration.ray_process import WorkerProcess
 from distmc.orchestration.ray_reserve import Reserve
 from distmc.orchestration.ray_stopped import end_stopped
-from distmc.orchestration.ray_worker import WorkerActor
 from distmc.parallel import processes
 from distmc.spec import Ray
 
@@ -189,6 +189,5 @@ class Slots:
             hang_timeout_seconds=self._on.hang_timeout_seconds,
             xla_flags=os.environ.get("XLA_FLAGS", ""),
         )
-        remote: Any = ray.remote(WorkerActor)
-        options = {"max_restarts": 0, "max_task_retries": 0, "runtime_env": {"env_vars": environment}, **where}
-        return remote.options(**options).remote()
+        remote: Any = ray.remote(WorkerProcess)
+        return remote.options(max_restarts=0, max_task_retries=0, **where).remote(environment)

@@ -1,9 +1,6 @@
-"""The Ray actor that hosts one worker."""
+"""What hosts one worker in its process on Ray."""
 
-import dataclasses
 import functools
-import gc
-import os
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -27,29 +24,6 @@ if TYPE_CHECKING:
 Reply = TypeVar("Reply")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Introduction:
-    """What an actor says of itself when it is up.
-
-    Attributes
-    ----------
-    node, node_id : str
-        Address of its node, and Ray's name for it.
-    devices : list of str
-        GPUs given to it.
-    pid : int
-        Number of its process.
-    facts : dict of str
-        What may decide the last bits.
-    """
-
-    node: str
-    node_id: str
-    devices: list[str]
-    pid: int
-    facts: dict[str, str]
-
-
 class SavedProgram(NamedTuple):
     """A compiled program on its way to other workers.
 
@@ -65,7 +39,7 @@ class SavedProgram(NamedTuple):
     program: bytes | None
 
 
-class WorkerActor:
+class WorkerHost:
     """Carries out orders one after the other; what goes wrong comes back as a `Failure`, never as an exception.
 
     Every order names its generation, and orders of another generation than the present one are refused.
@@ -79,29 +53,6 @@ class WorkerActor:
         self._worker: HostedWorker | None = None
         # Where to sample, settled when it connects; GPUs need no cores.
         self._keep_to_cores: Callable[[], None] = lambda: None
-
-    def introduce(self) -> Introduction:
-        """Say where this actor lives; whatever takes long to import has been imported by then."""
-        # Modules stay for good. Looking through them for garbage would take a sixteenth of this process's start while
-        # they are imported, and later a third of parting and connecting.
-        gc.disable()
-        try:
-            import distmc.sampling.worker  # noqa: F401 - so that a worker that joins a run keeps nobody waiting
-
-            gc.freeze()
-        finally:
-            gc.enable()
-        context = ray.get_runtime_context()
-        return Introduction(
-            node=ray.util.get_node_ip_address(),
-            node_id=context.get_node_id(),
-            devices=context.get_accelerator_ids().get("GPU", []),
-            pid=os.getpid(),
-            facts=machine_facts(),
-        )
-
-    def is_there(self) -> None:
-        """Answer, which only a process that lives can do."""
 
     def meet(self, generation: int, rank: int, num_workers: int) -> Failure | None:
         """Become worker `rank` of `generation`, and part from the generation before."""

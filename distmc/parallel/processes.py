@@ -287,7 +287,7 @@ def _connect_past_proxies(coordinator_address: str) -> None:
 def worker_environment(
     num_cpus: int, *, uses_gpu: bool, hang_timeout_seconds: float = 300.0, xla_flags: str = ""
 ) -> dict[str, str]:
-    """Return the environment variables that a worker process must be started with.
+    """Return the environment variables that a worker process needs before it imports JAX or NumPy.
 
     Parameters
     ----------
@@ -317,6 +317,4 @@ def worker_environment(
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
-        # NumPyro flattens distributions in the order of a set; workers of one run must compile one program.
-        "PYTHONHASHSEED": "0",
     }

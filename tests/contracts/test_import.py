@@ -50,8 +50,18 @@ def test_workers_do_not_load_what_is_for_files() -> None:
     # Each substitute for a lost worker would take most of a second longer.
     probe = f"""
 import sys
-import distmc.orchestration.ray_worker, distmc.sampling.worker
+import distmc.orchestration.ray_process, distmc.orchestration.ray_worker, distmc.sampling.worker
 print([name for name in {FOR_FILES!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_workers_processes_settle_their_environment_before_anything_reads_it() -> None:
+    probe = """
+import sys
+import distmc.orchestration.ray_process
+print([name for name in ("jax", "numpy", "numpyro") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
