@@ -21,6 +21,8 @@ from distmc.likelihoods.emissions import Emission
 from distmc.likelihoods.scaling import log_of_scaled, power_of_two, widest_float
 from distmc.types import Array, PyTree
 
+_FEW_STATES, _VERY_FEW_STATES = 8, 3
+
 
 def log_likelihood(
     emission: Emission, initial: Array, transition: Array, parameters: PyTree, steps: PyTree, length: Array | None
@@ -75,7 +77,7 @@ def _forward(
     prepared = emission.prepare(parameters)
     first, offset = emission.weights(prepared, _at(steps, 0))
     alpha = initial[:, None] * first
-    total = _while_active(length, 0, jnp.sum(alpha, axis=0), jnp.ones((), alpha.dtype))
+    total = _while_active(length, 0, _sum_over_states(alpha), jnp.ones((), alpha.dtype))
     exponent = jnp.zeros(total.shape, jnp.int32)
     offsets = None if offset is None else offset.astype(widest_float())
 
@@ -86,7 +88,7 @@ def _forward(
         kept = (alpha, factor) if keep else None
         weights, offset = emission.weights(prepared, observed)
         alpha = _advance(transition, alpha) * factor * weights
-        total = _while_active(length, time, jnp.sum(alpha, axis=0), total)
+        total = _while_active(length, time, _sum_over_states(alpha), total)
         exponent = _while_active(length, time, exponent + taken, exponent)
         if offset is not None:
             offsets = offsets + offset.astype(offsets.dtype)
@@ -123,7 +125,7 @@ def _backward_rule(emission: Emission, residuals: PyTree, cotangent: Array) -> t
         emitted, transitions, counts = carry
         time, observed, (alpha, factor) = inputs
         emitted = _bounded(emitted * factor)
-        transitions = transitions + lax.dot_general(alpha, emitted, (((1,), (1,)), ((), ())))
+        transitions = _add_transitions(transitions, alpha, emitted)
         beta = transition @ emitted
         if length is not None:
             beta = beta + jnp.where(time == length - 1, last_beta, 0)
@@ -133,11 +135,10 @@ def _backward_rule(emission: Emission, residuals: PyTree, cotangent: Array) -> t
     beta = jnp.broadcast_to(_while_active(length, last, last_beta, jnp.zeros_like(last_beta)), alpha.shape)
     emitted, counts = emit(beta, alpha, emission.start_counts(prepared), _at(steps, last))
     earlier = jnp.arange(last), jax.tree.map(lambda leaf: leaf[:-1], steps), kept
-    carry = (emitted, jnp.zeros_like(transition), counts)
+    carry = (emitted, _start_transitions(transition, alpha.shape[1]), counts)
     carry, _ = lax.scan(step, carry, earlier, reverse=True)
     emitted, transitions, counts = carry
-    starts = emitted @ jnp.ones(emitted.shape[1], emitted.dtype)
-    return starts, transitions, emission.gradient(parameters, counts), None, None
+    return _sum_over_rows(emitted), _total_transitions(transitions), emission.gradient(parameters, counts), None, None
 
 
 _log_likelihood.defvjp(_forward_rule, _backward_rule)
@@ -153,12 +154,42 @@ def _while_active(length: Array | None, time: Array | int, now: Array, before: A
 
 
 def _advance(transition: Array, alpha: Array) -> Array:
-    """Return ``transition.T @ alpha`` written out, which XLA fuses with what follows; few states only."""
+    """Return ``transition.T @ alpha``; for few states written out, which XLA fuses with what follows."""
     num_states = transition.shape[0]
-    if num_states > 8:
+    if num_states > _FEW_STATES:
         return lax.dot_general(transition, alpha, (((0,), (0,)), ((), ())))
     terms = [transition[i, :, None] * alpha[i, None, :] for i in range(num_states)]
     return sum(terms[1:], start=terms[0])
+
+
+def _sum_over_states(alpha: Array) -> Array:
+    """Return the sums of all rows; for few states written out, which XLA fuses with what comes before."""
+    return jnp.sum(alpha, axis=0) if alpha.shape[0] > _FEW_STATES else sum(alpha[1:], start=alpha[0])
+
+
+def _sum_over_rows(values: Array) -> Array:
+    return values @ jnp.ones(values.shape[-1], values.dtype)
+
+
+def _start_transitions(transition: Array, num_rows: int) -> Array:
+    """Return expected transitions of zero: (K, K, n) for very few states, so that rows are added at the end, or (K, K).
+
+    A product of a matrix of two or three states with another takes longer than to add elements in place.
+    """
+    is_by_row = transition.shape[0] <= _VERY_FEW_STATES
+    return jnp.zeros((*transition.shape, num_rows) if is_by_row else transition.shape, transition.dtype)
+
+
+def _add_transitions(transitions: Array, alpha: Array, emitted: Array) -> Array:
+    """Add what one step expects of them, short of the transition's own weight."""
+    if transitions.ndim == 3:
+        return transitions + alpha[:, None, :] * emitted[None, :, :]
+    return transitions + lax.dot_general(alpha, emitted, (((1,), (1,)), ((), ())))
+
+
+def _total_transitions(transitions: Array) -> Array:
+    """Return the sum over rows, (K, K)."""
+    return _sum_over_rows(transitions) if transitions.ndim == 3 else transitions
 
 
 def _bounded(emitted: Array) -> Array:
