@@ -1,5 +1,6 @@
 """What all tests share: a home of their own, and one small Ray cluster for those that ask for it."""
 
+import contextlib
 import gc
 import os
 import pathlib
@@ -23,6 +24,7 @@ os.environ["RAY_prestart_worker_first_driver"] = "0"
 # Half of the time of most tests goes into compiling. XLA's older code generator takes two thirds of the time of the
 # one that users get, and its programs run almost as quickly; where last bits matter, see `compiled_for_users`.
 _QUICK_FLAG = "--xla_cpu_use_fusion_emitters=false"
+_USUAL_LEVEL = 3
 # Processes of pytest-xdist have what this sets from the one that started them.
 _USUAL_FLAGS = os.environ.get("XLA_FLAGS", "").replace(_QUICK_FLAG, "").strip()
 os.environ["XLA_FLAGS"] = f"{_USUAL_FLAGS} {_QUICK_FLAG}".strip()
@@ -98,24 +100,38 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-@pytest.fixture(scope="module")
-def compiled_for_users() -> Iterator[None]:
-    """Compile a module's programs as users' are: where last bits are compared, and so may depend on the compiler."""
+@contextlib.contextmanager
+def compiling(*, briefly: bool, **options: str | bool | int) -> Iterator[None]:
+    """Let programs of this process be compiled with these options of XLA, and few passes or all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "_CPU_OPTIONS", {**compiled._CPU_OPTIONS, "xla_cpu_use_fusion_emitters": True})
+        patch.setattr(compiled, "_CPU_OPTIONS", {**compiled._CPU_OPTIONS, **options})
+        before = jax.config.read("jax_disable_most_optimizations")
+        jax.config.update("jax_disable_most_optimizations", briefly)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation() -> Iterator[None]:
+    """Compile in still less time: most tests run their programs briefly."""
+    with compiling(briefly=True, xla_backend_optimization_level=0):
+        yield
+
+
+@pytest.fixture(scope="module")
+def optimised(quick_compilation: None) -> Iterator[None]:
+    """Let the programs of a module of tests run fast, where that takes longer than to compile them."""
+    with compiling(briefly=False, xla_backend_optimization_level=_USUAL_LEVEL):
+        yield
+
+
+@pytest.fixture(scope="module")
+def compiled_for_users(optimised: None) -> Iterator[None]:
+    """Compile a module's programs as users' are: where last bits are compared, and so may depend on the compiler."""
+    with compiling(briefly=False, xla_cpu_use_fusion_emitters=True), pytest.MonkeyPatch.context() as patch:
         # This process has read the variable; those that it starts, workers too, will.
         patch.setenv("XLA_FLAGS", _USUAL_FLAGS)
         yield
-
-
-@pytest.fixture(scope="module")
-def quick_compilation() -> Iterator[None]:
-    """Compile for still less time what one module of tests runs in this process, for tests that run it briefly."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled, "_CPU_OPTIONS", {**compiled._CPU_OPTIONS, "xla_backend_optimization_level": 0})
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", autouse=True)

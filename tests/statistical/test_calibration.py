@@ -22,6 +22,8 @@ from distmc.testing.calibration import calibrate, require_calibrated
 from distmc.testing.virtual import VirtualRun, compile_run
 from distmc.zoo.sequences import simulate_states
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 NUM_REPLICATES = 200
 NUM_REPLICATES_OF_BUGS = 120
 NUM_CHAINS = 16

@@ -6,8 +6,6 @@ from distmc.testing.cases import KERNEL_CASES, SPLIT_CASES, KernelCase
 from distmc.testing.exactness import TARGETS, require_invariant
 from distmc.testing.targets import ExactTarget
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("case", [*KERNEL_CASES, *SPLIT_CASES], ids=str)

@@ -24,8 +24,6 @@ from distmc.types import NumpyArray
 from distmc.zoo import categorical
 from distmc.zoo.answers import Answer
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Exactness, beyond what all kernels are tried on ---------------------------------------------------------------------
 
 GAP = 0.4

@@ -20,6 +20,8 @@ from distmc.model.transforms import Unconstrainer
 from distmc.types import NumpyArray
 from distmc.zoo import sequences, signals
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 TAIL = 0.001
 NUM_SYMBOLS = 6
 

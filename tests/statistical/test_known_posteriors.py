@@ -21,8 +21,6 @@ from distmc.testing.moments import require_moments, score_moments
 from distmc.zoo import categorical, normal, regression
 from distmc.zoo.answers import Answer
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROWS = {normal: 2_000, categorical: 80, regression: 500}
 
 

@@ -11,6 +11,8 @@ import distmc
 from distmc.testing.moments import require_moments
 from distmc.zoo.answers import Answer
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SAMPLERS = pytest.mark.parametrize("sampler", [distmc.MAMS(), distmc.LAPS()], ids=["MAMS", "LAPS"])
 
 

@@ -28,6 +28,8 @@ from distmc.spec import Precision
 from distmc.types import NumpyArray
 from distmc.zoo import regression, sequences
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 ALLOWED = 1e-2
 NUM_INTEGRATION_STEPS = 10
 

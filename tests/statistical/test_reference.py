@@ -15,8 +15,6 @@ from distmc.zoo.reference.catalogue import PROBLEMS
 from distmc.zoo.reference.problem import Problem
 from distmc.zoo.reference.quadrature import moments_on_grid
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 MOST_SCORED = 100
 # Beside the default: those that files of their own try on known posteriors.
 TRIED = ("ChEES", "MAMS", "LAPS", "RWMH", "Slice")

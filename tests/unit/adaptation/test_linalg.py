@@ -9,8 +9,6 @@ import pytest
 
 from distmc.adaptation.linalg import cholesky, inverse_root, invert_lower, orthonormal_columns
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def definite(size: int, condition: float = 1e2) -> Any:
     """Return a random symmetric matrix whose eigenvalues lie between 1 / condition and 1."""

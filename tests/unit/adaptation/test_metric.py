@@ -14,8 +14,6 @@ from distmc.kernels.base import GradientState
 from distmc.kernels.metrics import Metric, to_position, to_whitened, whiten_grad
 from distmc.types import Array
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 FORMS = ["diagonal", "dense", "low_rank"]
 NUM_CHAINS, NUM_DIMENSIONS = 16, 6
 MOST_STEPS = 20

@@ -14,8 +14,6 @@ from distmc.kernels.base import Target
 from distmc.kernels.metrics import Metric
 from distmc.types import Array, NumpyArray
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 POOLING = Pooling(mean=functools.partial(jnp.mean, axis=0), median=functools.partial(jnp.median, axis=0))
 TARGET = Target(lambda position: (position, position), lambda a, b: jnp.sum(a * b, axis=-1))
 NUM_CHAINS, NUM_DIMENSIONS = 32, 5

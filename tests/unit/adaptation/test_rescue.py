@@ -18,8 +18,6 @@ from distmc.kernels.base import GradientState, Target
 from distmc.types import Array
 from distmc.zoo.reference.catalogue import PROBLEMS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TARGET = Target(lambda position: (-0.5 * jnp.sum(position**2, axis=1), -position), lambda a, b: jnp.sum(a * b, axis=-1))
 NUM_CHAINS, NUM_WARMUP = 4, 400
 RESCUE = Rescue(

@@ -17,8 +17,6 @@ from distmc.kernels.hmc import HMCInfo
 from distmc.kernels.metrics import Metric
 from distmc.types import Array
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 POOLING = Pooling(mean=functools.partial(jnp.mean, axis=0), median=functools.partial(jnp.median, axis=0))
 TARGET = Target(lambda position: (position, position), lambda a, b: jnp.sum(a * b, axis=-1))
 NUM_CHAINS = 20_000

@@ -13,8 +13,6 @@ from distmc.adaptation.pooling import Pooling
 from distmc.adaptation.step_size import harmonic_mean_rate, mean_rate, start_step_size, update_step_size
 from distmc.types import Array
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 POOLING = Pooling(mean=functools.partial(jnp.mean, axis=0), median=functools.partial(jnp.median, axis=0))
 TARGET = 0.8
 

@@ -20,8 +20,6 @@ from distmc.kernels.hmc import build_kernel
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.types import Array
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NUM_WARMUP, NUM_CHAINS = 200, 16
 SCALES = np.array([0.1, 1.0, 5.0])
 

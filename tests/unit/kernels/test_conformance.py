@@ -10,8 +10,6 @@ from distmc import kernels
 from distmc.testing.cases import KERNEL_CASES, SPLIT_CASES, UNADJUSTED_CASES, KernelCase
 from distmc.testing.conformance import KERNEL_CHECKS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # These climb to a mode or stand still; there is no target that they would leave invariant.
 CLIMBS = {"lbfgs", "points"}
 

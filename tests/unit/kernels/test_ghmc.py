@@ -17,8 +17,6 @@ from distmc.kernels.metrics import Metric
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.types import Array, NumpyArray
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NUM_CHAINS = 64
 FACTORS = {"diagonal": np.array([0.8, 1.3]), "dense": np.array([[0.8, 0.0], [0.5, 0.6]])}
 

@@ -14,8 +14,6 @@ from distmc.kernels.metrics import Metric, to_position
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.types import Array
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NUM_CHAINS = 6
 NUM_DIMENSIONS = 2
 NUM_INTEGRATION_STEPS = 4

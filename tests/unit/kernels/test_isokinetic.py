@@ -14,8 +14,6 @@ from distmc.kernels.metrics import Metric
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.types import Array, NumpyArray
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NUM_STEPS = 5
 
 

@@ -14,8 +14,6 @@ from distmc.kernels.metrics import Metric
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.types import Array
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NUM_CHAINS, NUM_DIMENSIONS = 8, 3
 SCALES: Any = np.array([0.7, 1.0, 1.6])
 METRIC = Metric(SCALES, 1.0 / SCALES)

@@ -16,8 +16,6 @@ from distmc.kernels.metrics import Metric
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.types import Array, NumpyArray
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NUM_CHAINS, NUM_DIMENSIONS = 12, 2
 DENSE = np.array([[0.8, 0.0], [0.5, 0.6]])
 

@@ -17,8 +17,6 @@ from distmc.kernels.metrics import Metric
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.types import Array, NumpyArray
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NUM_CHAINS = 6
 CORRELATION = 0.8
 

@@ -17,8 +17,6 @@ from distmc.kernels.nuts import NUTSInfo, build_kernel
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.types import Array, NumpyArray
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NUM_CHAINS, NUM_DIMENSIONS = 40, 2
 DEEPEST_TREE = 6
 DENSE = np.array([[0.8, 0.0], [0.5, 0.6]])

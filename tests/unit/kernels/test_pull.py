@@ -15,8 +15,6 @@ from distmc.kernels.pull import Pull, kick_time, no_pull
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.types import Array, NumpyArray
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NUM_CHAINS = 5
 FACTOR = np.array([[0.8, 0.0], [0.5, 0.6]])
 CENTER = np.array([3.0, -1.0])

@@ -14,8 +14,6 @@ from distmc.kernels.slice import SliceInfo, build_kernel, orthonormal
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.types import Array, NumpyArray
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NUM_CHAINS = 6
 NUM_DIRECTIONS = 5
 WIDTH = 0.75

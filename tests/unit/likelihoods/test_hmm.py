@@ -26,8 +26,6 @@ from jax.scipy.stats import norm
 from distmc.errors import ModelError
 from distmc.likelihoods import hmm
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_sum_over_all_paths(kind: str) -> None:

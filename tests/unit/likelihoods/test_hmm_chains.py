@@ -10,8 +10,6 @@ from hmm_cases import NUM_SYMBOLS, assert_close, dirichlet, problem, value_and_g
 
 from distmc.likelihoods import hmm, symbols
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("num_symbols", [NUM_SYMBOLS, 2 * symbols._MOST_SYMBOLS_FOR_PRODUCTS])
 def test_vmap_over_chains_equals_a_loop(num_symbols: int) -> None:

@@ -7,8 +7,6 @@ from hmm_cases import KINDS, contributions, problem, value_and_gradient
 
 from distmc.likelihoods import hmm
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_stands_beyond_the_length_changes_no_bit(kind: str) -> None:

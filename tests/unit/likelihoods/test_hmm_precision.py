@@ -10,8 +10,6 @@ from hmm_cases import KINDS, assert_close, contributions, dirichlet, problem, re
 
 from distmc.likelihoods import hmm
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_ten_thousand_steps_do_not_underflow(dtype: Any) -> None:

@@ -21,8 +21,6 @@ from distmc.model.density import (
 from distmc.model.model import Model, Parameter
 from distmc.model.transforms import Unconstrainer
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PARAMS = {"intercept": jnp.float32(0.3), "slope": jnp.array([0.5, -1.0], jnp.float32), "scale": jnp.float32(0.8)}
 
 

@@ -22,8 +22,6 @@ from distmc.model.transforms import Unconstrainer
 from distmc.samplers import LAPS, RWMH, ChEES, Slice
 from distmc.spec import RunSpec
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NAMES = ["sampler", "parameters", "data", "likelihood", "finite", "starts", "gradient", "rows add up", "precision"]
 
 

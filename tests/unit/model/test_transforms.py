@@ -10,8 +10,6 @@ from distmc.errors import ModelError
 from distmc.model.model import Model, Parameter
 from distmc.model.transforms import Unconstrainer
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 constraints = dist.constraints
 
 

@@ -23,8 +23,6 @@ from distmc.parallel.tree import ReductionPlan
 from distmc.spec import Precision
 from distmc.types import NumpyArray
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NUM_BLOCKS = 8
 NUM_CHAINS = 3
 

@@ -15,8 +15,6 @@ from distmc.sampling.rng import seed_key
 from distmc.spec import RunSpec
 from distmc.types import NumpyArray
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TARGET = Target(lambda position: (position[:, 0], position), lambda a, b: jnp.sum(a * b, axis=-1))
 
 

@@ -9,8 +9,6 @@ from scipy import stats
 
 from distmc.testing.calibration import Calibration, require_calibrated, uniformity_p_value
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def smallest_tail(ranks: Any, num_places: int) -> float:
     """Return the smallest pointwise tail probability of the ranks' distribution function, place by place."""

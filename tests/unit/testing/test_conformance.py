@@ -15,8 +15,6 @@ from distmc.testing import conformance
 from distmc.testing.cases import KernelCase, trajectory_parameters
 from distmc.types import Array
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 HMC = KernelCase(name="HMC", build_kernel=hmc.build_kernel, parameters=trajectory_parameters(0.9, 2))
 
 

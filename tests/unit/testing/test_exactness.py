@@ -19,8 +19,6 @@ from distmc.testing.exactness import compare, require_invariant
 from distmc.testing.targets import ExactTarget
 from distmc.types import Array, NumpyArray
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 parameters = trajectory_parameters(0.9, 3)
 
 

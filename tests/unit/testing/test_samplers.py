@@ -18,8 +18,6 @@ from distmc.sampling.program import Program, build_program
 from distmc.testing import samplers
 from distmc.testing.samplers import SAMPLER_CASES, SamplerCase
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 build_kernel = hmc.build_kernel
 
 
