@@ -24,6 +24,7 @@ os.environ["RAY_prestart_worker_first_driver"] = "0"
 # Half of the time of most tests goes into compiling. XLA's older code generator takes two thirds of the time of the
 # one that users get, and its programs run almost as quickly; where last bits matter, see `compiled_for_users`.
 _QUICK_FLAG = "--xla_cpu_use_fusion_emitters=false"
+_BRIEF_FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 _USUAL_LEVEL = 3
 # Processes of pytest-xdist have what this sets from the one that started them.
 _USUAL_FLAGS = os.environ.get("XLA_FLAGS", "").replace(_QUICK_FLAG, "").strip()
@@ -101,11 +102,16 @@ def pytest_collection_finish() -> None:
 
 
 @contextlib.contextmanager
-def compiling(*, briefly: bool, **options: str | bool | int) -> Iterator[None]:
-    """Let programs of this process be compiled with these options of XLA, and few passes or all."""
+def compiling(level: int, *, for_users: bool = False) -> Iterator[None]:
+    """Let this process, and those that it starts, compile with so much optimisation, from 0 to 3."""
+    briefly = level == 0
+    options = {"xla_backend_optimization_level": level, "xla_cpu_use_fusion_emitters": for_users}
+    flags = [_USUAL_FLAGS] if for_users else [_USUAL_FLAGS, _QUICK_FLAG, *_BRIEF_FLAGS * briefly]
+    before = jax.config.read("jax_disable_most_optimizations")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "_CPU_OPTIONS", {**compiled._CPU_OPTIONS, **options})
-        before = jax.config.read("jax_disable_most_optimizations")
+        # This process has read the variable; those that it starts, workers too, will.
+        patch.setenv("XLA_FLAGS", " ".join(flags).strip())
         jax.config.update("jax_disable_most_optimizations", briefly)
         yield
         jax.config.update("jax_disable_most_optimizations", before)
@@ -114,23 +120,21 @@ def compiling(*, briefly: bool, **options: str | bool | int) -> Iterator[None]:
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation() -> Iterator[None]:
     """Compile in still less time: most tests run their programs briefly."""
-    with compiling(briefly=True, xla_backend_optimization_level=0):
+    with compiling(0):
         yield
 
 
 @pytest.fixture(scope="module")
 def optimised(quick_compilation: None) -> Iterator[None]:
     """Let the programs of a module of tests run fast, where that takes longer than to compile them."""
-    with compiling(briefly=False, xla_backend_optimization_level=_USUAL_LEVEL):
+    with compiling(_USUAL_LEVEL):
         yield
 
 
 @pytest.fixture(scope="module")
-def compiled_for_users(optimised: None) -> Iterator[None]:
+def compiled_for_users(quick_compilation: None) -> Iterator[None]:
     """Compile a module's programs as users' are: where last bits are compared, and so may depend on the compiler."""
-    with compiling(briefly=False, xla_cpu_use_fusion_emitters=True), pytest.MonkeyPatch.context() as patch:
-        # This process has read the variable; those that it starts, workers too, will.
-        patch.setenv("XLA_FLAGS", _USUAL_FLAGS)
+    with compiling(_USUAL_LEVEL, for_users=True):
         yield
 
 
