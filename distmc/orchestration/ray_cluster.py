@@ -85,10 +85,7 @@ def _connect(on: Ray) -> bool:
 
 @contextlib.contextmanager
 def _without_spare_processes() -> Iterator[None]:
-    """Keep a cluster that starts now from starting processes in advance: workers have environments of their own.
-
-    That saves a second or two of the start, and every core that long.
-    """
+    """Keep a cluster that starts now from starting a process for every core in advance; a run may need but few."""
     if _PRESTART in os.environ:
         yield
         return

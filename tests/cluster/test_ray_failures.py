@@ -312,6 +312,21 @@ def _only_in(pid: int) -> None:
         raise ImportError("this module is only in the driver")
 
 
+def test_worker_gets_a_process_in_which_no_task_has_started_jax(watcher: Watcher) -> None:
+    # Otherwise the worker's environment would come too late.
+    def import_jax() -> int:
+        import jax
+
+        jax.devices()
+        return os.getpid()
+
+    task = ray.remote(num_cpus=1)(import_jax)
+    used = set(ray.get([task.remote() for _ in range(4)]))
+    start(watcher, num_workers=2)
+    assert watcher.committed_steps == 60
+    assert watcher.all_pids.isdisjoint(used)
+
+
 def test_two_workers_of_a_node_have_cores_of_their_own_and_a_model_with_jax_arrays(watcher: Watcher) -> None:
     import jax.numpy as jnp
 
