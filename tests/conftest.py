@@ -24,6 +24,7 @@ os.environ["RAY_prestart_worker_first_driver"] = "0"
 # Half of the time of most tests goes into compiling. XLA's older code generator takes two thirds of the time of the
 # one that users get, and its programs run almost as quickly; where last bits matter, see `compiled_for_users`.
 _QUICK_FLAG = "--xla_cpu_use_fusion_emitters=false"
+# What `jax_disable_most_optimizations` sets in this process, for those that it starts.
 _BRIEF_FLAGS = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
 _USUAL_LEVEL = 3
 # Processes of pytest-xdist have what this sets from the one that started them.
@@ -103,7 +104,7 @@ def pytest_collection_finish() -> None:
 
 @contextlib.contextmanager
 def compiling(level: int, *, for_users: bool = False) -> Iterator[None]:
-    """Let this process, and those that it starts, compile with so much optimisation, from 0 to 3."""
+    """Let this process, and those that it starts, compile at this level of optimisation, 0 to 3."""
     briefly = level == 0
     options = {"xla_backend_optimization_level": level, "xla_cpu_use_fusion_emitters": for_users}
     flags = [_USUAL_FLAGS] if for_users else [_USUAL_FLAGS, _QUICK_FLAG, *_BRIEF_FLAGS * briefly]
@@ -113,8 +114,10 @@ def compiling(level: int, *, for_users: bool = False) -> Iterator[None]:
         # This process has read the variable; those that it starts, workers too, will.
         patch.setenv("XLA_FLAGS", " ".join(flags).strip())
         jax.config.update("jax_disable_most_optimizations", briefly)
-        yield
-        jax.config.update("jax_disable_most_optimizations", before)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,7 +21,7 @@ from distmc.likelihoods.emissions import Emission
 from distmc.likelihoods.scaling import log_of_scaled, power_of_two, widest_float
 from distmc.types import Array, PyTree
 
-_FEW_STATES, _VERY_FEW_STATES = 8, 3
+_MOST_STATES_WRITTEN_OUT, _MOST_STATES_BY_ROW = 8, 3
 
 
 def log_likelihood(
@@ -156,15 +156,15 @@ def _while_active(length: Array | None, time: Array | int, now: Array, before: A
 def _advance(transition: Array, alpha: Array) -> Array:
     """Return ``transition.T @ alpha``; for few states written out, which XLA fuses with what follows."""
     num_states = transition.shape[0]
-    if num_states > _FEW_STATES:
+    if num_states > _MOST_STATES_WRITTEN_OUT:
         return lax.dot_general(transition, alpha, (((0,), (0,)), ((), ())))
     terms = [transition[i, :, None] * alpha[i, None, :] for i in range(num_states)]
     return sum(terms[1:], start=terms[0])
 
 
 def _sum_over_states(alpha: Array) -> Array:
-    """Return the sums of all rows; for few states written out, which XLA fuses with what comes before."""
-    return jnp.sum(alpha, axis=0) if alpha.shape[0] > _FEW_STATES else sum(alpha[1:], start=alpha[0])
+    """Return each row's sum over states; for few states written out, which XLA fuses with what comes before."""
+    return jnp.sum(alpha, axis=0) if alpha.shape[0] > _MOST_STATES_WRITTEN_OUT else sum(alpha[1:], start=alpha[0])
 
 
 def _sum_over_rows(values: Array) -> Array:
@@ -172,11 +172,11 @@ def _sum_over_rows(values: Array) -> Array:
 
 
 def _start_transitions(transition: Array, num_rows: int) -> Array:
-    """Return expected transitions of zero: (K, K, n) for very few states, so that rows are added at the end, or (K, K).
+    """Return zeros to add expected transitions to: (K, K, n), kept by row, for up to three states, else (K, K).
 
-    A product of a matrix of two or three states with another takes longer than to add elements in place.
+    With so few states a matrix product takes longer than adding in place.
     """
-    is_by_row = transition.shape[0] <= _VERY_FEW_STATES
+    is_by_row = transition.shape[0] <= _MOST_STATES_BY_ROW
     return jnp.zeros((*transition.shape, num_rows) if is_by_row else transition.shape, transition.dtype)
 
 

@@ -278,6 +278,7 @@ class RayExecutor:
         self._pending[self._hand_out(worker, method, *arguments, **named)] = (order, rank, worker)
 
     def _hand_out(self, worker: int, method: str, /, *arguments: object, **named: object) -> "ray.ObjectRef[Any]":
+        # By its name Ray's tools show what a worker is doing.
         carry_out = self._slots.actor_of(worker).carry_out.options(name=method)
         reference: ray.ObjectRef[Any] = carry_out.remote(method, *arguments, **named)
         return reference

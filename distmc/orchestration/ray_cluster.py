@@ -85,7 +85,7 @@ def _connect(on: Ray) -> bool:
 
 @contextlib.contextmanager
 def _without_spare_processes() -> Iterator[None]:
-    """Keep a cluster that starts now from starting a process for every core in advance; a run may need but few."""
+    """Keep a cluster that starts now from starting a process for every core in advance; a run may need only a few."""
     if _PRESTART in os.environ:
         yield
         return

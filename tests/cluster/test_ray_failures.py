@@ -4,9 +4,11 @@ import contextlib
 import os
 import pathlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any, TypeVar
 
 import faulty
@@ -310,6 +312,16 @@ class OnlyHere:
 def _only_in(pid: int) -> None:
     if os.getpid() != pid:
         raise ImportError("this module is only in the driver")
+
+
+def test_an_actor_begins_without_what_reads_the_environment() -> None:
+    class Actor:
+        def libraries(self) -> set[str]:
+            return {"jax", "jaxlib", "numpy", "numpyro", "scipy"} & sys.modules.keys()
+
+    actor = ray.remote(num_cpus=0)(Actor).remote()
+    assert ray.get(actor.libraries.remote(), timeout=60.0) <= ({"numpy"} if find_spec("pyarrow") else set())
+    ray.kill(actor)
 
 
 def test_worker_gets_a_process_in_which_no_task_has_started_jax(watcher: Watcher) -> None:

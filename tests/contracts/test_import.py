@@ -57,7 +57,7 @@ print([name for name in {FOR_FILES!r} if name in sys.modules])
     assert done.stdout.strip() == "[]"
 
 
-def test_workers_processes_settle_their_environment_before_anything_reads_it() -> None:
+def test_a_workers_process_settles_its_environment_first() -> None:
     probe = """
 import sys
 import distmc.orchestration.ray_process

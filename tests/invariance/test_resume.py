@@ -51,6 +51,8 @@ import sys, time
 import distmc
 from distmc.zoo import regression
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 def tell(report, draws):
     print(report.step, flush=True)
     time.sleep(0.1)

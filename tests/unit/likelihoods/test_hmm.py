@@ -58,7 +58,7 @@ def test_gradient_equals_autodiff_of_log_space(kind: str, num_steps: int) -> Non
     assert_close(actual, expected, 1e-10)
 
 
-@pytest.mark.parametrize(("num_states", "num_symbols"), [(2, 39), (10, 8), (20, 1000)])
+@pytest.mark.parametrize(("num_states", "num_symbols"), [(1, 8), (2, 39), (4, 8), (8, 8), (10, 8), (20, 1000)])
 def test_more_states_and_symbols(num_states: int, num_symbols: int) -> None:
     rng = np.random.default_rng(0)
     parameters = (dirichlet(rng, num_states), dirichlet(rng, num_states, num_states))

@@ -11,11 +11,15 @@ from hmm_cases import NUM_SYMBOLS, assert_close, dirichlet, problem, value_and_g
 from distmc.likelihoods import hmm, symbols
 
 
-@pytest.mark.parametrize("num_symbols", [NUM_SYMBOLS, 2 * symbols._MOST_SYMBOLS_FOR_PRODUCTS])
-def test_vmap_over_chains_equals_a_loop(num_symbols: int) -> None:
+@pytest.mark.parametrize(
+    ("num_states", "num_symbols"),
+    [(3, NUM_SYMBOLS), (4, NUM_SYMBOLS), (3, 2 * symbols._MOST_SYMBOLS_FOR_PRODUCTS)],
+)
+def test_vmap_over_chains_equals_a_loop(num_states: int, num_symbols: int) -> None:
     rng = np.random.default_rng(2)
     shown, length = rng.integers(-1, num_symbols, (30, 20)), rng.integers(1, 21, 30)
-    chains = (dirichlet(rng, 4, 3), dirichlet(rng, 4, 3, 3), dirichlet(rng, 4, 3, num_symbols))
+    chains = (dirichlet(rng, 4, num_states), dirichlet(rng, 4, num_states, num_states))
+    chains += (dirichlet(rng, 4, num_states, num_symbols),)
     cotangent = rng.normal(size=(4, 30))
     together = value_and_gradient(
         lambda p: jax.vmap(hmm.categorical, (0, 0, 0, None, None))(*p, shown, length), chains, cotangent

@@ -17,6 +17,8 @@ from distmc.model.density import row_contributions
 from distmc.model.model import Model
 from distmc.model.shared import MOVABLE, divide, sum_and_gradient
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 NUM_ROWS = 20_000
 A = np.array([0.3, 0.8])
 ONES = {"x": np.ones(4, np.float32)}

@@ -16,6 +16,8 @@ from distmc.parallel.reduction import BlockSum, FastSum, OrderedSum
 from distmc.parallel.tree import ReductionPlan
 from distmc.types import NumpyArray
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 NUM_BLOCKS = 8
 SHAPE = (3, 5)
 BuildSum = Callable[[ReductionPlan, str], BlockSum]
