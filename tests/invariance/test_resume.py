@@ -31,6 +31,8 @@ from distmc.testing.injection import injected
 from distmc.testing.invariance import require_identical
 from distmc.zoo import normal, regression
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 NUM_DRAWS, MORE_DRAWS = 20, 10
 # Every second step is kept, so that chunks end between draws too.
 SETTINGS: dict[str, Any] = {
@@ -50,8 +52,6 @@ DRIVER = f"""
 import sys, time
 import distmc
 from distmc.zoo import regression
-
-pytestmark = pytest.mark.usefixtures("optimised")
 
 def tell(report, draws):
     print(report.step, flush=True)
