@@ -45,7 +45,7 @@ def _draws(tree: Any) -> dict[str, NumpyArray]:
 def categorical_run() -> tuple[distmc.Model, dict[str, NumpyArray], Mapping[str, NumpyArray], float]:
     truth = sequences.draw_parameters(NUM_SYMBOLS, seed=4)
     model, data = sequences.build_model(NUM_SYMBOLS), sequences.simulate(truth, num_rows=2000, num_steps=10, seed=5)
-    # Enough for the long tail of a rare symbol's emission, which a quarter of it sees too seldom.
+    # Enough rows that the long tail of a rare symbol's emission does not decide.
     return model, *_sampled(model, data, truth, num_chains=32, num_draws=500)
 
 
