@@ -20,8 +20,14 @@ LogDensity = Callable[[PyTree, PyTree], Array]
 """Parameters and the observations of one step, leaves (n, ...), to log-densities (K, n)."""
 
 
+_MOST_STATES_FOR_CHAINS_LAST = 6
+
+
 class Emission(Protocol):
     """One kind of emission; hashable, since the likelihood is compiled for it."""
+
+    def suits_chains_last(self, num_states: int) -> bool:
+        """Return whether parameters, weights and counts may have chains as one more, last, axis, and should."""
 
     def prepare(self, parameters: PyTree) -> PyTree:
         """Return `parameters` in the form that `weights` wants; done once, not at every step."""
@@ -47,9 +53,13 @@ class SymbolEmission:
     column of zeros.
     """
 
+    def suits_chains_last(self, num_states: int) -> bool:
+        """Yes, for few states: what takes the time is looking symbols up and counting them."""
+        return num_states <= _MOST_STATES_FOR_CHAINS_LAST
+
     def prepare(self, parameters: Array) -> Array:
         """Return the table with the columns of the missing and the impossible symbol."""
-        ones = jnp.ones((parameters.shape[0], 1), parameters.dtype)
+        ones = jnp.ones_like(parameters[:, :1])
         return jnp.concatenate([parameters, ones, jnp.zeros_like(ones)], axis=1)
 
     def weights(self, prepared: Array, step: Array) -> tuple[Array, None]:
@@ -75,6 +85,10 @@ class DensityEmission:
     """Any log-density per state; a step is (observations, missing (n,), ended (n,))."""
 
     log_density: LogDensity
+
+    def suits_chains_last(self, num_states: int) -> bool:
+        """No: the caller's log-density is one chain's."""
+        return False
 
     def prepare(self, parameters: PyTree) -> PyTree:
         """Return `parameters` as they are."""

@@ -6,10 +6,12 @@ complete-data score, that is the expected counts of the Baum-Welch algorithm div
 one backward pass give value and gradient; the rows' cotangents enter with the last step's backward variable and so
 weight every count. Arguments are free numbers here: nothing is normalised, and gradients are those of free numbers.
 
-Arrays are (state, row) with the rows last, and (chain, state, row) under `jax.vmap` over chains. Sums over rows are
-matrix products, because XLA's CPU backend adds along the last axis one number at a time.
+Arrays are (state, row) for one chain. Under `jax.vmap` over chains they are (chain, state, row), or (state, row, chain)
+where the chains are many; see `distmc.likelihoods.chains_last`. What is written here holds for both, a trailing axis of
+chains being optional.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -17,9 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from distmc.likelihoods.chains_last import chains_last
 from distmc.likelihoods.emissions import Emission
 from distmc.likelihoods.scaling import log_of_scaled, power_of_two, widest_float
 from distmc.types import Array, PyTree
+
+_OfChains = Callable[[PyTree, PyTree], PyTree]
 
 _MOST_STATES_WRITTEN_OUT, _MOST_STATES_BY_ROW = 8, 3
 
@@ -57,23 +62,48 @@ def log_likelihood(
 def _log_likelihood(
     emission: Emission, initial: Array, transition: Array, parameters: PyTree, steps: PyTree, length: Array | None
 ) -> Array:
-    return _forward(emission, initial, transition, parameters, steps, length, keep=False)[0]
+    forward = _over_chains(_forward, emission, transition, keep=False)
+    value: Array = forward((initial, transition, parameters), (steps, length))[0]
+    return value
 
 
 # Compiled also for a caller who is not: one operation at a time is slow.
 _compiled = jax.jit(_log_likelihood, static_argnums=0)
 
 
+def _forward_rule(
+    emission: Emission, initial: Array, transition: Array, parameters: PyTree, steps: PyTree, length: Array | None
+) -> tuple[Array, PyTree]:
+    forward = _over_chains(_forward, emission, transition, keep=True)
+    value, kept = forward((initial, transition, parameters), (steps, length))
+    return value, (transition, parameters, kept, steps, length)
+
+
+def _backward_rule(emission: Emission, residuals: PyTree, cotangent: Array) -> tuple[Array, Array, PyTree, None, None]:
+    transition, parameters, kept, steps, length = residuals
+    backward = _over_chains(_backward, emission, transition)
+    grads = backward((transition, parameters, kept, cotangent), (steps, length))
+    return *grads, None, None
+
+
+_log_likelihood.defvjp(_forward_rule, _backward_rule)
+
+
+def _over_chains(function: Callable[..., PyTree], emission: Emission, transition: Array, **options: bool) -> _OfChains:
+    """Return `function` with the order of axes that suits the emission and the number of states."""
+    function = partial(function, emission, **options)
+    return chains_last(function) if emission.suits_chains_last(transition.shape[0]) else function
+
+
 def _forward(
     emission: Emission,
-    initial: Array,
-    transition: Array,
-    parameters: PyTree,
-    steps: PyTree,
-    length: Array | None,
+    of_chain: tuple[Array, Array, PyTree],
+    shared: tuple[PyTree, Array | None],
+    *,
     keep: bool,
 ) -> tuple[Array, tuple[Array, Array, PyTree]]:
     """Return log-likelihoods, and the last forward variable, its sum, and those of all earlier steps if kept."""
+    (initial, transition, parameters), (steps, length) = of_chain, shared
     prepared = emission.prepare(parameters)
     first, offset = emission.weights(prepared, _at(steps, 0))
     alpha = initial[:, None] * first
@@ -102,16 +132,11 @@ def _forward(
     return value if offsets is None else value + offsets, (alpha, total, kept)
 
 
-def _forward_rule(
-    emission: Emission, initial: Array, transition: Array, parameters: PyTree, steps: PyTree, length: Array | None
-) -> tuple[Array, PyTree]:
-    value, kept = _forward(emission, initial, transition, parameters, steps, length, keep=True)
-    return value, (transition, parameters, steps, length, kept)
-
-
-def _backward_rule(emission: Emission, residuals: PyTree, cotangent: Array) -> tuple[Array, Array, PyTree, None, None]:
+def _backward(
+    emission: Emission, of_chain: tuple[Array, PyTree, PyTree, Array], shared: tuple[PyTree, Array | None]
+) -> tuple[Array, Array, PyTree]:
     """Return expected counts, weighted by the rows' cotangents and divided by the parameters."""
-    transition, parameters, steps, length, (alpha, total, kept) = residuals
+    (transition, parameters, (alpha, total, kept), cotangent), (steps, length) = of_chain, shared
     prepared = emission.prepare(parameters)
     last = jax.tree.leaves(steps)[0].shape[0] - 1
     # An impossible row has no posterior to count: its gradient is zero.
@@ -124,24 +149,20 @@ def _backward_rule(emission: Emission, residuals: PyTree, cotangent: Array) -> t
     def step(carry: PyTree, inputs: PyTree) -> tuple[PyTree, None]:
         emitted, transitions, counts = carry
         time, observed, (alpha, factor) = inputs
-        emitted = _bounded(emitted * factor)
-        transitions = _add_transitions(transitions, alpha, emitted)
-        beta = transition @ emitted
+        transitions = _add_transitions(transitions, alpha, _bounded(emitted * factor))
+        beta = _go_back(transition, emitted, factor)
         if length is not None:
-            beta = beta + jnp.where(time == length - 1, last_beta, 0)
+            beta = beta + jnp.where(_rows(time == length - 1, last_beta), last_beta, 0)
         emitted, counts = emit(beta, alpha, counts, observed)
         return (emitted, transitions, counts), None
 
     beta = jnp.broadcast_to(_while_active(length, last, last_beta, jnp.zeros_like(last_beta)), alpha.shape)
     emitted, counts = emit(beta, alpha, emission.start_counts(prepared), _at(steps, last))
     earlier = jnp.arange(last), jax.tree.map(lambda leaf: leaf[:-1], steps), kept
-    carry = (emitted, _start_transitions(transition, alpha.shape[1]), counts)
+    carry = (emitted, _start_transitions(transition, alpha), counts)
     carry, _ = lax.scan(step, carry, earlier, reverse=True)
     emitted, transitions, counts = carry
-    return _sum_over_rows(emitted), _total_transitions(transitions), emission.gradient(parameters, counts), None, None
-
-
-_log_likelihood.defvjp(_forward_rule, _backward_rule)
+    return _sum_over_rows(emitted, 1), _total_transitions(transitions), emission.gradient(parameters, counts)
 
 
 def _at(steps: PyTree, time: int) -> PyTree:
@@ -149,8 +170,13 @@ def _at(steps: PyTree, time: int) -> PyTree:
 
 
 def _while_active(length: Array | None, time: Array | int, now: Array, before: Array) -> Array:
-    """Return `now` in rows that still run at `time`, `before` in rows that have ended."""
-    return now if length is None else jnp.where(time < length, now, before)
+    """Return `now` (n, ...) in rows that still run at `time`, `before` in rows that have ended."""
+    return now if length is None else jnp.where(_rows(time < length, now), now, before)
+
+
+def _rows(flags: Array, like: Array) -> Array:
+    """Return `flags` (n,) such that they go with `like`, (n,) or (n, C)."""
+    return flags.reshape(flags.shape + (1,) * (like.ndim - 1))
 
 
 def _advance(transition: Array, alpha: Array) -> Array:
@@ -158,7 +184,16 @@ def _advance(transition: Array, alpha: Array) -> Array:
     num_states = transition.shape[0]
     if num_states > _MOST_STATES_WRITTEN_OUT:
         return lax.dot_general(transition, alpha, (((0,), (0,)), ((), ())))
-    terms = [transition[i, :, None] * alpha[i, None, :] for i in range(num_states)]
+    terms = [transition[i, :, None] * alpha[i] for i in range(num_states)]
+    return sum(terms[1:], start=terms[0])
+
+
+def _go_back(transition: Array, emitted: Array, factor: Array) -> Array:
+    """Return ``transition @ emitted``, of `emitted` times `factor`; for chains last written out."""
+    if transition.ndim == 2:
+        return transition @ _bounded(emitted * factor)
+    # State by state from the start: XLA computes all states again in each term that takes one of them later.
+    terms = [transition[:, j, None] * _bounded(emitted[j] * factor) for j in range(transition.shape[0])]
     return sum(terms[1:], start=terms[0])
 
 
@@ -167,29 +202,32 @@ def _sum_over_states(alpha: Array) -> Array:
     return jnp.sum(alpha, axis=0) if alpha.shape[0] > _MOST_STATES_WRITTEN_OUT else sum(alpha[1:], start=alpha[0])
 
 
-def _sum_over_rows(values: Array) -> Array:
-    return values @ jnp.ones(values.shape[-1], values.dtype)
+def _sum_over_rows(values: Array, axis: int) -> Array:
+    """Return sums along `axis`; as a product where it is the last, along which XLA on CPUs adds one at a time."""
+    is_last = axis == values.ndim - 1
+    return values @ jnp.ones(values.shape[-1], values.dtype) if is_last else jnp.sum(values, axis=axis)
 
 
-def _start_transitions(transition: Array, num_rows: int) -> Array:
-    """Return zeros to add expected transitions to: (K, K, n), kept by row, for up to three states, else (K, K).
+def _start_transitions(transition: Array, alpha: Array) -> Array:
+    """Return zeros to add expected transitions to: (K, K, n, ...), kept by row, for few states, else (K, K).
 
-    With so few states a matrix product takes longer than adding in place.
+    With few states a matrix product takes longer than adding in place.
     """
-    is_by_row = transition.shape[0] <= _MOST_STATES_BY_ROW
-    return jnp.zeros((*transition.shape, num_rows) if is_by_row else transition.shape, transition.dtype)
+    num_states = transition.shape[0]
+    is_by_row = num_states <= _MOST_STATES_BY_ROW or transition.ndim == 3
+    return jnp.zeros((num_states, *alpha.shape) if is_by_row else transition.shape, transition.dtype)
 
 
 def _add_transitions(transitions: Array, alpha: Array, emitted: Array) -> Array:
     """Add what one step expects of them, short of the transition's own weight."""
-    if transitions.ndim == 3:
-        return transitions + alpha[:, None, :] * emitted[None, :, :]
+    if transitions.ndim > 2:
+        return transitions + alpha[:, None] * emitted
     return transitions + lax.dot_general(alpha, emitted, (((1,), (1,)), ((), ())))
 
 
 def _total_transitions(transitions: Array) -> Array:
-    """Return the sum over rows, (K, K)."""
-    return _sum_over_rows(transitions) if transitions.ndim == 3 else transitions
+    """Return the sum over rows, (K, K, ...)."""
+    return transitions if transitions.ndim == 2 else _sum_over_rows(transitions, 2)
 
 
 def _bounded(emitted: Array) -> Array:

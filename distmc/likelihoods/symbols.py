@@ -1,8 +1,9 @@
 """Table lookup by symbol, and its transpose, the count of symbols, shared by all chains.
 
 Both are products with one-hot vectors, which all chains share, so that under `jax.vmap` over chains each becomes one
-matrix product. Past some twenty symbols indexing is faster on a CPU. Adding at indices in parallel, as a GPU would,
-has no fixed order and would not give the same bits twice; so counting stays a product there.
+matrix product. Past some twenty symbols indexing is faster on a CPU, and so it is wherever chains are the last axis.
+Adding at indices in parallel, as a GPU would, has no fixed order and would not give the same bits twice; so counting
+stays a product there.
 """
 
 from collections.abc import Callable
@@ -18,28 +19,31 @@ _MOST_SYMBOLS_FOR_PRODUCTS = 20
 
 
 def look_up(table: Array, symbols: Array) -> Array:
-    """Return ``table[:, symbols]``, (K, n), for symbols inside the table."""
-    if table.shape[1] <= _MOST_SYMBOLS_FOR_PRODUCTS:
+    """Return ``table[:, symbols]``, (K, n, ...), for symbols inside the table (K, M, ...)."""
+    if table.ndim == 2 and table.shape[1] <= _MOST_SYMBOLS_FOR_PRODUCTS:
         return table @ _one_hot(symbols, table.shape[1], table.dtype)
     return table.at[:, symbols].get(mode="promise_in_bounds")
 
 
 def count(weights: Array, symbols: Array, num_symbols: int) -> Array:
-    """Return (K, num_symbols): sums of the rows' `weights` (K, n) by the symbol (n,) that each row shows."""
-    if num_symbols <= _MOST_SYMBOLS_FOR_PRODUCTS:
+    """Return (K, M, ...): sums of the rows' `weights` (K, n, ...) by the symbol (n,), of M, that each row shows."""
+    if weights.ndim == 2 and num_symbols <= _MOST_SYMBOLS_FOR_PRODUCTS:
         return _count_by_product(weights, symbols, num_symbols=num_symbols)
-    counts: Array = lax.platform_dependent(
-        weights,
-        symbols,
-        cpu=_make_count_by_index(num_symbols),
-        default=partial(_count_by_product, num_symbols=num_symbols),
-    )
+    of_chains = partial(_count_chains, num_symbols=num_symbols)
+    by_index = of_chains if weights.ndim > 2 else _make_count_by_index(num_symbols)
+    by_product = partial(_count_by_product, num_symbols=num_symbols)
+    counts: Array = lax.platform_dependent(weights, symbols, cpu=by_index, default=by_product)
     return counts
 
 
 def _count_by_product(weights: Array, symbols: Array, *, num_symbols: int) -> Array:
     one_hot = _one_hot(symbols, num_symbols, weights.dtype)
-    return lax.dot_general(weights, one_hot, (((1,), (1,)), ((), ())))
+    return jnp.einsum("kn...,mn->km...", weights, one_hot)
+
+
+def _count_chains(weights: Array, symbols: Array, *, num_symbols: int) -> Array:
+    counts = jnp.zeros((weights.shape[0], num_symbols, *weights.shape[2:]), weights.dtype)
+    return counts.at[:, symbols].add(weights, mode="promise_in_bounds")
 
 
 def _make_count_by_index(num_symbols: int) -> Callable[[Array, Array], Array]:

@@ -9,18 +9,30 @@ import pytest
 from hmm_cases import NUM_SYMBOLS, assert_close, dirichlet, problem, value_and_gradient
 
 from distmc.likelihoods import hmm, symbols
+from distmc.likelihoods.chains_last import FEWEST_CHAINS as MANY
+from distmc.likelihoods.emissions import SymbolEmission
+
+FEW = 4
 
 
 @pytest.mark.parametrize(
-    ("num_states", "num_symbols"),
-    [(3, NUM_SYMBOLS), (4, NUM_SYMBOLS), (3, 2 * symbols._MOST_SYMBOLS_FOR_PRODUCTS)],
+    ("num_chains", "num_states", "num_symbols"),
+    [
+        (FEW, 3, NUM_SYMBOLS),
+        (FEW, 4, NUM_SYMBOLS),
+        (FEW, 3, 2 * symbols._MOST_SYMBOLS_FOR_PRODUCTS),
+        (MANY, 1, NUM_SYMBOLS),
+        (MANY, 4, NUM_SYMBOLS),
+        (MANY + 1, 2, 2 * symbols._MOST_SYMBOLS_FOR_PRODUCTS),
+        (MANY, 7, NUM_SYMBOLS),
+    ],
 )
-def test_vmap_over_chains_equals_a_loop(num_states: int, num_symbols: int) -> None:
+@pytest.mark.parametrize("is_ragged", [True, False])
+def test_vmap_over_chains_equals_a_loop(num_chains: int, num_states: int, num_symbols: int, is_ragged: bool) -> None:
     rng = np.random.default_rng(2)
-    shown, length = rng.integers(-1, num_symbols, (30, 20)), rng.integers(1, 21, 30)
-    chains = (dirichlet(rng, 4, num_states), dirichlet(rng, 4, num_states, num_states))
-    chains += (dirichlet(rng, 4, num_states, num_symbols),)
-    cotangent = rng.normal(size=(4, 30))
+    shown, length = rng.integers(-1, num_symbols, (30, 20)), rng.integers(1, 21, 30) if is_ragged else None
+    chains = chains_of(rng, num_chains, num_states, num_symbols)
+    cotangent = rng.normal(size=(num_chains, 30))
     together = value_and_gradient(
         lambda p: jax.vmap(hmm.categorical, (0, 0, 0, None, None))(*p, shown, length), chains, cotangent
     )
@@ -32,58 +44,92 @@ def test_vmap_over_chains_equals_a_loop(num_states: int, num_symbols: int) -> No
 
     alone = [
         jax.tree.map(np.asarray, one(jax.tree.map(lambda leaf, chain=chain: leaf[chain], chains), cotangent[chain]))
-        for chain in range(4)
+        for chain in range(num_chains)
     ]
     assert_close(together, jax.tree.map(lambda *leaves: np.stack(leaves), *alone), 1e-13)
 
 
-def test_vmap_over_chains_and_their_own_observations() -> None:
+@pytest.mark.parametrize("num_chains", [FEW, MANY])
+def test_chains_may_share_some_parameters(num_chains: int) -> None:
+    rng = np.random.default_rng(4)
+    shown = rng.integers(0, NUM_SYMBOLS, (9, 6))
+    _, transition, emission = chains_of(rng, num_chains, 3, NUM_SYMBOLS)
+    initial = dirichlet(rng, 3)
+    given = (initial, transition, emission), (None, 0, 0, None)
+    repeated = (jnp.tile(initial, (num_chains, 1)), transition, emission), (0, 0, 0, None)
+    results = [
+        value_and_gradient(lambda p, axes=axes: jax.vmap(hmm.categorical, axes)(*p, shown), p, np.ones((num_chains, 9)))
+        for p, axes in (given, repeated)
+    ]
+    value, (by_initial, *rest) = results[1]
+    assert_close(results[0], (value, (by_initial.sum(0), *rest)), 1e-12)
+
+
+def test_many_chains_lie_side_by_side() -> None:
+    """Their axis is the last of the forward variables, unless the emission has reason to want it first."""
+    rng = np.random.default_rng(5)
+    shown = rng.integers(0, NUM_SYMBOLS, (9, 6))
+
+    def steps(num_chains: int, num_states: int) -> str:
+        function = jax.vmap(hmm.categorical, (0, 0, 0, None))
+        return str(jax.make_jaxpr(lambda *p: function(*p, shown))(*chains_of(rng, num_chains, num_states, NUM_SYMBOLS)))
+
+    assert f"f64[3,9,{MANY}]" in steps(MANY, 3)
+    assert f"f64[{FEW},3,9]" in steps(FEW, 3)
+    many_states = next(number for number in range(1, 20) if not SymbolEmission().suits_chains_last(number))
+    assert f"f64[{MANY},{many_states},9]" in steps(MANY, many_states)
+
+
+@pytest.mark.parametrize("num_chains", [2, MANY])
+def test_vmap_over_chains_and_their_own_observations(num_chains: int) -> None:
     rng = np.random.default_rng(3)
-    shown = rng.integers(0, 40, (2, 7, 6))
-    chains = (dirichlet(rng, 2, 3), dirichlet(rng, 2, 3, 3), dirichlet(rng, 2, 3, 40))
+    shown = rng.integers(0, 40, (num_chains, 7, 6))
+    chains = chains_of(rng, num_chains, 3, 40)
 
     def total(emission: jax.Array) -> jax.Array:
         return jnp.sum(jax.vmap(hmm.categorical)(*chains[:2], emission, shown))
 
     def total_by_hand(emission: jax.Array) -> jax.Array:
-        rows = [hmm.categorical(chains[0][c], chains[1][c], emission[c], shown[c]) for c in range(2)]
+        rows = [hmm.categorical(chains[0][c], chains[1][c], emission[c], shown[c]) for c in range(num_chains)]
         return jnp.sum(jnp.stack(rows))
 
     assert_close(jax.jit(jax.grad(total))(chains[2]), jax.jit(jax.grad(total_by_hand))(chains[2]), 1e-12)
 
 
-def test_an_impossible_row_touches_no_other_row_or_chain() -> None:
+@pytest.mark.parametrize("num_chains", [2, MANY])
+def test_an_impossible_row_touches_no_other_row_or_chain(num_chains: int) -> None:
     case = problem("categorical", num_rows=4, num_steps=6)
     initial, transition, emission = case["parameters"]
     blocked = emission.at[:, 2].set(0)
-    chains = jax.tree.map(lambda *leaves: jnp.stack(leaves), (initial, transition, blocked), case["parameters"])
+    possible = [case["parameters"]] * (num_chains - 1)
+    chains = jax.tree.map(lambda *leaves: jnp.stack(leaves), (initial, transition, blocked), *possible)
     shown = np.random.default_rng(0).choice([0, 1, 3, 4], (4, 6))
     impossible = shown.copy()
     impossible[1, 3] = 2
     batched = jax.vmap(hmm.categorical, (0, 0, 0, None))
-    value, gradient = value_and_gradient(lambda p: batched(*p, impossible), chains, np.ones((2, 4)))
+    value, gradient = value_and_gradient(lambda p: batched(*p, impossible), chains, np.ones((num_chains, 4)))
     assert value[0, 1] == -np.inf
     assert np.all(np.isfinite(np.delete(np.asarray(value).ravel(), 1)))
     others = [0, 2, 3]
-    rest, rest_gradient = value_and_gradient(lambda p: batched(*p, shown[others]), chains, np.ones((2, 3)))
+    rest, rest_gradient = value_and_gradient(lambda p: batched(*p, shown[others]), chains, np.ones((num_chains, 3)))
     np.testing.assert_allclose(value[0, np.array(others)], rest[0], rtol=1e-14)
     assert_close(jax.tree.map(lambda leaf: leaf[0], gradient), jax.tree.map(lambda leaf: leaf[0], rest_gradient), 1e-12)
     assert all(np.all(np.isfinite(leaf)) for leaf in gradient)
 
 
-def test_nan_parameters_of_one_chain_stay_there() -> None:
+@pytest.mark.parametrize("num_chains", [2, MANY])
+def test_nan_parameters_of_one_chain_stay_there(num_chains: int) -> None:
     case = problem("categorical", num_rows=4)
-    chains = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf * jnp.nan]), case["parameters"])
+    chains = jax.tree.map(lambda leaf: jnp.stack([leaf] * num_chains).at[1].set(jnp.nan), case["parameters"])
     value = jax.vmap(hmm.categorical, (0, 0, 0, None))(*chains, case["observations"])
-    assert np.all(np.isfinite(value[0]))
+    assert np.all(np.isfinite(np.delete(value, 1, axis=0)))
     assert np.all(np.isnan(value[1]))
 
 
-def test_a_block_has_the_same_bits_in_any_loop() -> None:
+@pytest.mark.parametrize("num_chains", [8, MANY])
+def test_a_block_has_the_same_bits_in_any_loop(num_chains: int) -> None:
     rng = np.random.default_rng(6)
-    chains = jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float32), (dirichlet(rng, 8, 2), dirichlet(rng, 8, 2, 2), dirichlet(rng, 8, 2, 39))
-    )
+    chains = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), chains_of(rng, num_chains, 2, 39))
     shown, length = jnp.asarray(rng.integers(0, 39, (8, 30, 6))), jnp.asarray(rng.integers(1, 7, (8, 30)))
 
     @jax.jit
@@ -114,7 +160,7 @@ def test_chains_share_one_product_per_lookup_and_count() -> None:
     """Under vmap the emission products hold all chains' states in one matrix, without a copy per chain."""
     rng = np.random.default_rng(0)
     shown = rng.integers(0, NUM_SYMBOLS, (16, 3))
-    chains = (dirichlet(rng, 8, 3), dirichlet(rng, 8, 3, 3), dirichlet(rng, 8, 3, NUM_SYMBOLS))
+    chains = chains_of(rng, 8, 3, NUM_SYMBOLS)
 
     def gradient(chains: Any) -> Any:
         function = jax.vmap(hmm.categorical, (0, 0, 0, None))
@@ -127,3 +173,9 @@ def test_chains_share_one_product_per_lookup_and_count() -> None:
     # Three steps: a lookup in each pass and a count. Lookups of both passes may have been merged.
     assert len(shared) >= 6
     assert not any(f"[8,3,{columns}]" in line.split(" dot(")[0] for line in dots)
+
+
+def chains_of(rng: np.random.Generator, num_chains: int, num_states: int, num_symbols: int) -> tuple[jax.Array, ...]:
+    """Return initial, transition and emission probabilities."""
+    initial, transition = dirichlet(rng, num_chains, num_states), dirichlet(rng, num_chains, num_states, num_states)
+    return initial, transition, dirichlet(rng, num_chains, num_states, num_symbols)
