@@ -4,7 +4,8 @@ A compiler works out what it can from numbers in a program's text and from array
 logarithms with another library than the one used at run time, and divides by what is repeated by multiplying by its
 reciprocal. When it does so depends on how many devices the program is for, and with it the last bits of results. So
 programs are rewritten before they are compiled: every real number that they know is chosen at run time, by a
-condition that never holds and that no compiler can see through, and every quotient is a product with a reciprocal.
+condition that never holds and that no compiler can see through, every array of them comes out of a branch that it
+decides on, and every quotient is a product with a reciprocal.
 Scalars that follow from such numbers alone, a logarithm say, are computed once, outside of all loops. A table from
 which more entries are taken than it has, as logarithms of a few probabilities for many rows, is computed before.
 """
@@ -173,7 +174,8 @@ class _Evaluation:
         if np.ndim(value) == 0:
             number = self._numbers.get(_key(value))
             return value if number is None else number()
-        return self._chosen(value)
+        # Out of a branch: of an array that is chosen, one device alone still knows what it is chosen from.
+        return isolated(self._never)(lambda: jnp.asarray(value))()
 
     def _chosen_together(self, values: dict[tuple[str, float], Any]) -> dict[tuple[str, float], Callable[[], Array]]:
         """Choose all numbers of a type at once, outside all loops: a program has dozens of them."""
