@@ -106,6 +106,7 @@ class _Evaluation:
             "gather": self._gather,
         }
         self._numbers = self._chosen_together(_numbers(program.jaxpr))
+        self._arrays = self._out_of_a_branch(_arrays(program))
         # By the identity of equations, which live as long as the program does.
         self._settled: dict[int, list[Any]] = {}
         self._of_made_tables: set[int] = set()
@@ -164,7 +165,7 @@ class _Evaluation:
                 self._of_made_tables.add(id(equation))
             else:
                 for program in _entered(equation):
-                    self._visit(program)
+                    self._visit(program.jaxpr)
             made.update(map(id, equation.outvars))
 
     def _hide(self, value: Any) -> Any:
@@ -174,8 +175,7 @@ class _Evaluation:
         if np.ndim(value) == 0:
             number = self._numbers.get(_key(value))
             return value if number is None else number()
-        # Out of a branch: of an array that is chosen, one device alone still knows what it is chosen from.
-        return isolated(self._never)(lambda: jnp.asarray(value))()
+        return self._arrays[id(value)]
 
     def _chosen_together(self, values: dict[tuple[str, float], Any]) -> dict[tuple[str, float], Callable[[], Array]]:
         """Choose all numbers of a type at once, outside all loops: a program has dozens of them."""
@@ -188,6 +188,13 @@ class _Evaluation:
                 for place, key in enumerate(keys)
             }
         return found
+
+    def _out_of_a_branch(self, values: dict[int, Any]) -> dict[int, Array]:
+        """Hide arrays, outside all loops; where one is chosen, one device alone still knows what it is chosen from."""
+        if not values:
+            return {}
+        hidden = isolated(self._never)(lambda: [jnp.asarray(value) for value in values.values()])()
+        return dict(zip(values, hidden, strict=True))
 
     def _chosen(self, value: Any) -> Array:
         if not _is_real(value):
@@ -264,35 +271,49 @@ def _is_formula(equation: Any) -> bool:
     if equation.effects or "callback" in equation.primitive.name:
         return False
     if equation.primitive.name in _CALLS:
-        return all(_is_formula(inner) for program in _entered(equation) for inner in program.eqns)
+        return all(_is_formula(inner) for program in _entered(equation) for inner in program.jaxpr.eqns)
     return not any(_programs(equation))
 
 
-def _entered(equation: Any) -> list[Any]:
+def _entered(equation: Any) -> list[ClosedJaxpr]:
     """Return the programs of an equation that are rewritten, too."""
     if equation.primitive.name in _CALLS:
-        return [_closed(equation.params[_CALLS[equation.primitive.name]]).jaxpr]
+        return [_closed(equation.params[_CALLS[equation.primitive.name]])]
     return list(_programs(equation)) if equation.primitive.name in _REPEATED_OR_CHOSEN else []
 
 
-def _programs(equation: Any) -> Iterator[Any]:
+def _programs(equation: Any) -> Iterator[ClosedJaxpr]:
     """Yield all programs that an equation has."""
     for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
         if _is_program(inner):
-            yield inner.jaxpr if isinstance(inner, ClosedJaxpr) else inner
+            yield _closed(inner)
+
+
+def _arrays(program: ClosedJaxpr) -> dict[int, Any]:
+    """Return the arrays of real numbers that a program and all that it calls have, by their identity."""
+    literals = [atom.val for atom in _atoms(program.jaxpr) if isinstance(atom, Literal)]
+    found = {id(value): value for value in [*program.consts, *literals] if _is_real(value) and np.ndim(value)}
+    for equation in program.jaxpr.eqns:
+        for inner in _entered(equation):
+            found |= _arrays(inner)
+    return found
+
+
+def _atoms(jaxpr: Jaxpr) -> list[Any]:
+    """Return all that the equations and results of a program read."""
+    return [*jaxpr.outvars, *(atom for equation in jaxpr.eqns for atom in equation.invars)]
 
 
 def _numbers(jaxpr: Any) -> dict[tuple[str, float], Any]:
     """Return the real numbers to be hidden: in the text of a program and of all that it calls, and reciprocals."""
-    atoms = [*jaxpr.outvars, *(atom for equation in jaxpr.eqns for atom in equation.invars)]
-    values = [atom.val for atom in atoms if isinstance(atom, Literal)]
+    values = [atom.val for atom in _atoms(jaxpr) if isinstance(atom, Literal)]
     found = {_key(value): value for value in values if _is_real(value) and not _is_exact(value)}
     for equation in jaxpr.eqns:
         reciprocal = _known_reciprocal(equation)
         if reciprocal is not None and not _is_exact(reciprocal):
             found[_key(reciprocal)] = reciprocal
         for program in _programs(equation):
-            found |= _numbers(program)
+            found |= _numbers(program.jaxpr)
     return found
 
 

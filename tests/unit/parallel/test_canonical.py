@@ -125,6 +125,22 @@ def test_a_function_that_is_called_often_is_settled_once() -> None:
     assert names_in(jaxpr).count("log") == 1
 
 
+def test_arrays_of_numbers_come_out_of_one_branch_before_all_loops() -> None:
+    table, places = jnp.array([0.2, 0.5, 0.9], jnp.float32), np.array([0, 1, 1])
+
+    def function(x: Any, never: Any) -> Any:
+        total, _ = jax.lax.scan(lambda total, place: (total + x * table[place] + table, None), x, places)
+        return total + jax.jit(lambda total: total * np.full(3, 0.7, np.float32))(total)
+
+    x, never = jnp.array([0.3, 0.1, 0.8]), jnp.asarray(False)
+    rewritten = canonical(function, lambda x, never: never)
+    np.testing.assert_allclose(jax.jit(rewritten)(x, never), function(x, never), rtol=1e-6)
+    jaxpr = jax.make_jaxpr(rewritten)(x, never).jaxpr
+    names = [equation.primitive.name for equation in jaxpr.eqns]
+    assert names_in(jaxpr).count("cond") == names.count("cond") == 1
+    assert names.index("cond") < names.index("scan")
+
+
 def test_what_entries_are_taken_from_is_computed_before() -> None:
     def function(x: Any, never: Any) -> Any:
         places = jnp.array([2, 0, 1, 1, 0, 2, 2])
