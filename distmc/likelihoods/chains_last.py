@@ -28,7 +28,8 @@ def chains_last(function: Callable[[PyTree, PyTree], PyTree]) -> Callable[[PyTre
     Returns
     -------
     callable
-        The same function. To few chains, and to chains that do not share `shared`, `jax.vmap` does what it always does.
+        The same function. To few chains, to chains that do not share `shared`, and to derivatives of the function,
+        `jax.vmap` does what it always does.
     """
 
     @jax.custom_batching.custom_vmap
@@ -50,4 +51,11 @@ def chains_last(function: Callable[[PyTree, PyTree], PyTree]) -> Callable[[PyTre
             result = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -1, 0), result)
         return result, jax.tree.map(lambda _: True, result)
 
-    return of_one
+    @jax.custom_jvp
+    def differentiable(of_chain: PyTree, shared: PyTree) -> PyTree:
+        return of_one(of_chain, shared)
+
+    # A function with a rule for `jax.vmap` has no derivative in reverse; this one is not taken with chains last.
+    differentiable.defjvp(lambda primals, tangents: jax.jvp(function, primals, tangents))
+    result: Callable[[PyTree, PyTree], PyTree] = differentiable
+    return result

@@ -5,7 +5,8 @@ Each function returns one contribution per row, a row being one observed sequenc
 scaled forward and one backward pass (Rabiner 1989, "A tutorial on hidden Markov models and selected applications in
 speech recognition", Proceedings of the IEEE 77(2), section V.A for the scaling). The gradient is Fisher's identity:
 the expected counts of the Baum-Welch algorithm divided by the parameters, each row weighted by its cotangent. Asking
-for the value alone runs the forward pass alone. Memory for a gradient is about ``T * n * (K + 1)`` numbers per chain.
+for the value alone runs the forward pass alone. Memory for a gradient is about ``T * n * (K + 1)`` numbers per chain,
+and ``n * K**2`` more with few states.
 
 Common to all functions:
 

@@ -30,12 +30,14 @@ _ROUNDED = frozenset(
     "expm1 igamma igammac lgamma log log1p logistic polygamma pow regularized_incomplete_beta rsqrt sin sinh sqrt tan "
     "tanh zeta".split()
 )
-# Names that JAX gives to calls of functions, and where it keeps what they call. Their derivatives have been taken.
+# Names that JAX gives to calls of functions, and where it keeps what they call. Derivatives have been taken, and chains
+# put together.
 _CALLS = {
     "jit": "jaxpr",
     "closed_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",
     "custom_vjp_call": "call_jaxpr",
+    "custom_vmap_call": "call",
     "remat2": "jaxpr",
     "checkpoint": "jaxpr",
 }
@@ -292,7 +294,8 @@ def _programs(equation: Any) -> Iterator[ClosedJaxpr]:
 def _arrays(program: ClosedJaxpr) -> dict[int, Any]:
     """Return the arrays of real numbers that a program and all that it calls have, by their identity."""
     literals = [atom.val for atom in _atoms(program.jaxpr) if isinstance(atom, Literal)]
-    found = {id(value): value for value in [*program.consts, *literals] if _is_real(value) and np.ndim(value)}
+    known = [value for value in [*program.consts, *literals] if not isinstance(value, jax.core.Tracer)]
+    found = {id(value): value for value in known if _is_real(value) and np.ndim(value)}
     for equation in program.jaxpr.eqns:
         for inner in _entered(equation):
             found |= _arrays(inner)

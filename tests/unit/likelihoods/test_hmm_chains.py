@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hmm_cases import NUM_SYMBOLS, assert_close, dirichlet, problem, value_and_gradient
+from hmm_cases import NUM_SYMBOLS, assert_close, dirichlet, problem, reference, value_and_gradient
 
 from distmc.likelihoods import hmm, symbols
 from distmc.likelihoods.chains_last import FEWEST_CHAINS as MANY
@@ -146,6 +146,22 @@ def test_a_block_has_the_same_bits_in_any_loop(num_chains: int) -> None:
         part = each_block(chains, shown[:stop], length[:stop])
         for left, right in zip(jax.tree.leaves(part), jax.tree.leaves(whole), strict=True):
             np.testing.assert_array_equal(left, right[:stop])
+
+
+def test_second_derivatives_of_one_chain_and_of_many() -> None:
+    case = problem("categorical", num_rows=4, num_steps=4)
+    initial, transition, emission = case["parameters"]
+
+    def total(emission: jax.Array) -> jax.Array:
+        return jnp.sum(hmm.categorical(initial, transition, emission, case["observations"], case["length"]))
+
+    def total_by_hand(emission: jax.Array) -> jax.Array:
+        return jnp.sum(reference("categorical", (initial, transition, emission), case))
+
+    expected = jax.jit(jax.hessian(total_by_hand))(emission)
+    assert_close(jax.jit(jax.jacrev(jax.grad(total)))(emission), expected, 1e-11)
+    many = jax.jit(jax.vmap(jax.hessian(total)))(jnp.stack([emission] * MANY))
+    assert_close(many, jnp.stack([expected] * MANY), 1e-11)
 
 
 def test_value_alone_keeps_no_forward_variables() -> None:

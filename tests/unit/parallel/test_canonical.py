@@ -125,6 +125,17 @@ def test_a_function_that_is_called_often_is_settled_once() -> None:
     assert names_in(jaxpr).count("log") == 1
 
 
+def test_functions_with_a_rule_for_vmap_are_entered() -> None:
+    @jax.custom_batching.custom_vmap
+    def divided(x: Any) -> Any:
+        return x / 0.7
+
+    divided.def_vmap(lambda size, is_batched, x: (x / 0.7, True))
+    jaxpr = jax.make_jaxpr(canonical(lambda x, never: divided(x), lambda x, never: never))(0.2, jnp.asarray(False))
+    assert "custom_vmap" not in str(jaxpr)
+    assert " div " not in str(jaxpr)
+
+
 def test_arrays_of_numbers_come_out_of_one_branch_before_all_loops() -> None:
     table, places = jnp.array([0.2, 0.5, 0.9], jnp.float32), np.array([0, 1, 1])
 
