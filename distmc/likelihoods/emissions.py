@@ -19,7 +19,6 @@ from distmc.types import Array, PyTree
 LogDensity = Callable[[PyTree, PyTree], Array]
 """Parameters and the observations of one step, leaves (n, ...), to log-densities (K, n)."""
 
-
 _MOST_STATES_FOR_CHAINS_LAST = 6
 
 
