@@ -1,4 +1,4 @@
-"""Programs that are called once or twice, as checks do: what matters is how long compiling takes."""
+"""Programs that are called a few times, before a run: what matters is how long compiling takes."""
 
 import functools
 from collections.abc import Callable

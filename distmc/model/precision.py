@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
+from distmc.model.brief import brief
 from distmc.model.density import row_contributions
 from distmc.model.shared import sum_and_gradient
 from distmc.model.subject import Note, Subject
@@ -56,17 +57,20 @@ def _estimate_error(subject: Subject) -> float | None:
     points = subject.finite_points
     best = int(np.argmax([float(subject.log_density(jnp.asarray(point))) for point in points]))
     mode = _rough_mode(subject, points[best])
-    params, pull_back = jax.vjp(lambda flat: subject.unconstrainer.constrain(flat)[0], jnp.asarray(mode))
     _, slopes = _by_row(subject, "float64")(mode)
-    scores = np.asarray(jax.vmap(lambda slope: pull_back(slope)[0])(slopes))
+    params, scores = _pulled_back(subject, mode, slopes)
     steps = _posterior_steps(scores, subject)
     if not len(steps):
         return None
     mixed = _by_row(subject, "mixed")
 
     def error_of_difference(step: NumpyArray) -> NumpyArray:
-        low, high = (mixed(mode + sign * step)[0] - subject.contributions(mode + sign * step) for sign in (-1, 1))
-        return np.asarray(high - low)
+        low, high = (
+            np.asarray(mixed(mode + sign * step)[0]) - np.asarray(subject.contributions(mode + sign * step))
+            for sign in (-1, 1)
+        )
+        difference: NumpyArray = high - low
+        return difference
 
     of_rows = _scaled_to_all_rows(np.stack([error_of_difference(step) for step in steps]), subject.data.num_rows)
     return float(np.hypot(of_rows, _second_order(params, slopes, subject.data.num_rows)))
@@ -86,6 +90,19 @@ def _by_row(subject: Subject, precision: Precision) -> Callable[[Any], tuple[Arr
         return jax.vmap(of_one, in_axes=(None, 0))(params, rows)
 
     return jax.jit(of_all)
+
+
+def _pulled_back(
+    subject: Subject, flat: NumpyArray, slopes: ConstrainedParameters
+) -> tuple[dict[str, NumpyArray], NumpyArray]:
+    """Return parameters at a position, and slopes in parameters of each row as slopes in its coordinates."""
+
+    def of_all(flat: Array, slopes: ConstrainedParameters) -> tuple[ConstrainedParameters, Array]:
+        params, pull_back = jax.vjp(lambda flat: subject.unconstrainer.constrain(flat)[0], flat)
+        return params, jax.vmap(lambda slope: pull_back(slope)[0])(slopes)
+
+    params, scores = jax.tree.map(np.asarray, brief(of_all)(flat, slopes))
+    return params, scores
 
 
 def _posterior_steps(scores: NumpyArray, subject: Subject) -> NumpyArray:
@@ -141,7 +158,7 @@ def _second_order(params: ConstrainedParameters, slopes: ConstrainedParameters, 
     slopes : mapping of float array, each (rows examined, ...)
         Derivatives of contributions.
     """
-    relative = [np.asarray(slopes[name] * params[name]) for name in params]
+    relative = [np.asarray(slopes[name]) * np.asarray(params[name]) for name in params]
     return 0.5 * num_rows * sum(float(np.sum(np.mean((_ROUNDING * slope) ** 2, axis=0))) for slope in relative)
 
 

@@ -150,12 +150,12 @@ def check_starts(subject: Subject) -> list[Note]:
 def check_rows_add_up(subject: Subject) -> list[Note]:
     """Refuse a likelihood in which a row's contribution depends on other rows or on padding."""
     flat = jnp.asarray(subject.finite_points[0])
-    params = subject.unconstrainer.constrain(flat)[0]
+    params = brief(lambda flat: subject.unconstrainer.constrain(flat)[0])(flat)
     rows = {name: jnp.asarray(array) for name, array in cast_floats(subject.some_data.rows, np.float64).items()}
     constants = {
         name: jnp.asarray(array) for name, array in cast_floats(subject.data.constants or {}, np.float64).items()
     }
-    whole = np.asarray(jax.jit(subject.model.log_likelihood)(params, {**rows, **constants}))
+    whole = np.asarray(brief(subject.model.log_likelihood)(params, {**rows, **constants}))
     parts = _contributions_by_blocks(subject, params, constants)
     tolerance = 1e-3 if whole.dtype.itemsize < 8 else 1e-8
     examined = subject.rows_examined()
@@ -195,7 +195,7 @@ def _contributions_by_blocks(subject: Subject, params: Any, constants: dict[str,
 
     packed = pack_blocks(data, plan, 0, plan.num_blocks)
     for bucket, numbers in zip(packed, row_numbers(plan, 0, plan.num_blocks), strict=True):
-        values = jax.jit(functools.partial(jax.lax.map, contributions))(cast_floats(bucket, np.float64))
+        values = brief(functools.partial(jax.lax.map, contributions))(cast_floats(bucket, np.float64))
         result[numbers[bucket[MASK]]] = np.asarray(values)[bucket[MASK]]
     return result
 

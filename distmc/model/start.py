@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distmc.errors import StartError
+from distmc.model.brief import brief
 from distmc.model.model import Model, Parameter, shape_of, support_of
 from distmc.model.transforms import Unconstrainer
 from distmc.types import Array, NumpyArray
@@ -24,7 +25,7 @@ UNTAKEN_BRANCH = (
 _FLAT_RADIUS = 2.0
 
 # The compiled program that draws one chain's position; kept as long as the model is.
-_DRAWS: weakref.WeakKeyDictionary[Model, Callable[[Array, Array], Array]] = weakref.WeakKeyDictionary()
+_DRAWS: weakref.WeakKeyDictionary[Model, Callable[..., Array]] = weakref.WeakKeyDictionary()
 
 
 def starting_positions(
@@ -130,14 +131,14 @@ def _drawn_positions(model: Model, num_chains: int, seed: int) -> NumpyArray:
     """Return draws for all parameters, (num_chains, num_dimensions).
 
     Chain by chain with one compiled program: it serves any number of chains, whose draws then cannot depend on it,
-    and compiling random Dirichlet or gamma numbers takes seconds.
+    and compiling random Dirichlet or gamma numbers takes a second even briefly.
     """
     draw = _DRAWS.get(model)
     if draw is None:
-        draw = _DRAWS[model] = jax.jit(_build_draw(model.parameters, Unconstrainer(model)))
+        draw = _DRAWS[model] = brief(_build_draw(model.parameters, Unconstrainer(model)))
     root = jax.random.key(seed, impl="threefry2x32")
-    chains = jnp.arange(num_chains, dtype=jnp.uint32)
-    return np.stack([np.asarray(draw(root, chain)) for chain in chains])
+    # Of NumPy: JAX would compile a program to take its own array apart.
+    return np.stack([np.asarray(draw(root, chain)) for chain in np.arange(num_chains, dtype=np.uint32)])
 
 
 def _build_draw(parameters: Mapping[str, Any], unconstrainer: Unconstrainer) -> Callable[[Array, Array], Array]:

@@ -1,4 +1,4 @@
-"""Programs that are called once or twice."""
+"""Programs that are called a few times."""
 
 import pytest
 
