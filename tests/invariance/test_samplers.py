@@ -8,7 +8,9 @@ from distmc.sampling.state import to_arrays
 from distmc.testing import samplers
 from distmc.testing.samplers import LOW_RANK_CASE, SAMPLER_CASES, SAMPLER_CHECKS, SamplerCase
 
-pytestmark = pytest.mark.usefixtures("compiled_for_users")
+# Optimised, so that products and sums are fused; by XLA's older generator of code, since each program takes seconds of
+# both cores otherwise. Users' own is tried by test_gradient_bits.py and test_placements.py.
+pytestmark = pytest.mark.usefixtures("optimised")
 
 
 @pytest.mark.parametrize("check", SAMPLER_CHECKS, ids=lambda check: check.__name__)

@@ -96,13 +96,23 @@ def grads_of(positions: Any, precision: Any = PRECISION) -> Any:
     return -(positions - MEAN) @ precision
 
 
+@jax.jit
+def all_maps(metric: Metric) -> tuple[Array, Array, Array]:
+    """Return what the maps of a metric make of the axes, compiled as a whole."""
+    identity = jnp.eye(metric.factor.shape[0])
+    return to_position(metric, identity), to_whitened(metric, identity), whiten_grad(metric, identity)
+
+
 def factor_of(metric: Metric) -> Any:
     """Return the matrix that maps whitened coordinates to positions, having seen to it that all maps agree."""
-    identity = jnp.eye(metric.factor.shape[0])
-    factor = np.asarray(to_position(metric, identity)).T
-    np.testing.assert_allclose(np.asarray(to_whitened(metric, identity)).T @ factor, identity, atol=1e-9)
-    np.testing.assert_allclose(whiten_grad(metric, identity), factor, rtol=1e-9, atol=1e-13 * np.abs(factor).max())
+    positions, whitened, grads = (np.asarray(image) for image in all_maps(metric))
+    factor = positions.T
+    np.testing.assert_allclose(whitened.T @ factor, np.eye(len(factor)), atol=1e-9)
+    np.testing.assert_allclose(grads, factor, rtol=1e-9, atol=1e-13 * np.abs(factor).max())
     return factor
+
+
+compiled_standard_factor = jax.jit(standard_factor)
 
 
 @pytest.mark.parametrize("form", ["dense", "low_rank"])
@@ -258,7 +268,7 @@ def test_whatever_chains_do_the_metric_stays_finite(form: Any, has_grads: bool) 
 def test_matrices_without_a_factor_do_not_get_one(broken: Any) -> None:
     good = jnp.eye(2)
     for spread, grad_spread in ((jnp.asarray(broken), good), (jnp.asarray(broken), None)):
-        assert not np.all(np.isfinite(standard_factor(spread, grad_spread, jnp.asarray(50.0))))
+        assert not np.all(np.isfinite(compiled_standard_factor(spread, grad_spread, jnp.asarray(50.0))))
 
 
 @pytest.mark.parametrize("num_draws", [1, 2, 4])
@@ -269,7 +279,7 @@ def test_directions_that_few_draws_do_not_show_keep_their_scale(num_draws: int) 
     grads = -positions * rng.uniform(0.9, 1.1, size=NUM_DIMENSIONS)
     spread, grad_spread = (jnp.asarray(kept.T @ kept / num_draws) for kept in (positions, grads))
     assert np.linalg.matrix_rank(spread) == num_draws
-    factor = standard_factor(spread, grad_spread, jnp.asarray(float(num_draws)))
+    factor = compiled_standard_factor(spread, grad_spread, jnp.asarray(float(num_draws)))
     assert np.all(np.isfinite(factor))
     np.testing.assert_allclose(np.linalg.eigvalsh(factor @ factor.T), 1.0, atol=0.2)
 
@@ -281,7 +291,7 @@ def test_the_ridge_fades_with_the_number_of_draws() -> None:
     def narrowest(draws_per_dimension: float) -> float:
         """Return the least variance that is learned, as a multiple of the true one."""
         spread, grad_spread = (jnp.asarray(axes * values @ axes.T) for values in (variances, 1.0 / variances))
-        factor = standard_factor(spread, grad_spread, jnp.asarray(draws_per_dimension * NUM_DIMENSIONS))
+        factor = compiled_standard_factor(spread, grad_spread, jnp.asarray(draws_per_dimension * NUM_DIMENSIONS))
         return float(np.linalg.eigvalsh(factor @ factor.T)[0] / variances[0])
 
     assert narrowest(0.5) > 5.0

@@ -3,6 +3,7 @@
 import functools
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -42,15 +43,28 @@ class Info(NamedTuple):
     acceptance_rate: Array
 
 
+# Compiled as one program each: by itself, each operation would be compiled and called alone.
+@jax.jit
+def updated(state: RescueState, step: Array, rates: Array) -> RescueState:
+    parameters = RESCUE.parameters(state, step)
+    return RESCUE.update(state, step, parameters, START, START, Info(rates))
+
+
+@jax.jit
+def step_sizes(state: RescueState, step: Array) -> tuple[Array, Array]:
+    """Return the step size of a state's steps, and what it is where nothing is shortened."""
+    return RESCUE.parameters(state, step).step_size, RESCUE.warmup.parameters(state.warmup, step).step_size
+
+
 def after(rates: list[float], state: RescueState, step: int) -> RescueState:
     """Return the state after a step with these acceptance rates."""
-    parameters = RESCUE.parameters(state, jnp.asarray(step))
-    return RESCUE.update(state, jnp.asarray(step), parameters, START, START, Info(jnp.asarray(rates)))
+    result: RescueState = updated(state, jnp.asarray(step), jnp.asarray(rates))
+    return result
 
 
 def shrinkage(state: RescueState, step: int) -> float:
-    own = RESCUE.parameters(state, jnp.asarray(step)).step_size
-    return float(own / RESCUE.warmup.parameters(state.warmup, jnp.asarray(step)).step_size)
+    own, shared = step_sizes(state, jnp.asarray(step))
+    return float(own / shared)
 
 
 def stuck(count: int) -> RescueState:

@@ -1,5 +1,6 @@
 """The hidden Markov likelihood against enumeration of all paths and against autodiff of a plain log-space recursion."""
 
+import functools
 import itertools
 from typing import Any
 
@@ -26,12 +27,16 @@ from jax.scipy.stats import norm
 from distmc.errors import ModelError
 from distmc.likelihoods import hmm
 
+# Compiled as one program: compiling each operation by itself takes many times as long.
+compiled_log_weights = jax.jit(log_weights, static_argnums=0)
+compiled_reference = jax.jit(reference, static_argnums=0)
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_equals_sum_over_all_paths(kind: str) -> None:
     case = problem(kind, num_rows=6, num_steps=4)
     initial, transition, *emission = (np.asarray(leaf) for leaf in case["parameters"])
-    weights = np.exp(log_weights(kind, emission, case["observations"], case["missing"]))
+    weights = np.exp(compiled_log_weights(kind, emission, case["observations"], case["missing"]))
     expected = []
     for row, length in enumerate(case["length"]):
         total = 0.0
@@ -39,7 +44,7 @@ def test_equals_sum_over_all_paths(kind: str) -> None:
             steps = transition[path[:-1], path[1:]].prod() * weights[row, np.arange(length), path].prod()
             total += initial[path[0]] * steps
         expected.append(np.log(total))
-    actual = contributions(kind, case["parameters"], case["observations"], case["length"])
+    actual = jax.jit(lambda p: contributions(kind, p, case["observations"], case["length"]))(case["parameters"])
     np.testing.assert_allclose(actual, expected, rtol=1e-12)
 
 
@@ -87,9 +92,9 @@ def test_any_ragged_rows(shown: list[list[int]], seed: int) -> None:
         padded[index, : len(row)] = row
     parameters = (dirichlet(rng, 2), dirichlet(rng, 2, 2), dirichlet(rng, 2, 4))
     with jax.enable_x64(True):
-        actual = jax.jit(hmm.categorical)(*parameters, padded, padded_length)
+        actual = np.asarray(jax.jit(hmm.categorical)(*parameters, padded, padded_length))
         case = {"observations": padded, "missing": padded < 0, "length": np.maximum(padded_length, 1)}
-        expected = reference("categorical", parameters, case)
+        expected = np.asarray(compiled_reference("categorical", parameters, case))
     np.testing.assert_allclose(actual[: len(shown)], expected[: len(shown)], rtol=1e-12, atol=1e-13)
 
 
@@ -111,9 +116,11 @@ def test_general_takes_trees_covariates_and_marks_of_missing() -> None:
         weights = log_weights("gaussian", (loc, scale), residual, case["missing"])
         return jnp.sum(log_space(initial, transition, weights, case["length"]))
 
+    by_hand = jax.jit(jax.value_and_grad(expected))(0.7)
     marked = (np.where(case["missing"], 123.0, case["observations"]), case["missing"])
     for shown, missing in ((case["observations"], None), marked):
-        assert_close(jax.value_and_grad(value)(0.7, shown, missing), jax.value_and_grad(expected)(0.7), 1e-11)
+        compiled = jax.jit(jax.value_and_grad(functools.partial(value, shown=shown, missing=missing)))
+        assert_close(compiled(0.7), by_hand, 1e-11)
 
 
 def test_general_differentiates_what_the_density_closes_over() -> None:
@@ -136,7 +143,7 @@ def test_general_differentiates_what_the_density_closes_over() -> None:
         return jnp.sum(hmm.gaussian(*case["parameters"][:3], scale, case["observations"], case["length"]))
 
     scale = case["parameters"][3]
-    assert_close(jax.grad(total)(scale), jax.grad(expected)(scale), 1e-11)
+    assert_close(jax.jit(jax.grad(total))(scale), jax.jit(jax.grad(expected))(scale), 1e-11)
 
 
 def test_a_symbol_outside_the_table_is_impossible() -> None:

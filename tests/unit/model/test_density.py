@@ -28,19 +28,29 @@ def with_likelihood(model, function):
     return Model(model.parameters, function, model.log_prior)
 
 
+def contributions_of(model, params, rows, constants):
+    """Return what rows contribute, compiled as one program: each operation by itself takes many times as long."""
+    return jax.jit(lambda params: row_contributions(model, params, rows, constants))(params)
+
+
 def test_prior_density_is_the_sum_of_priors_and_the_extra_term(linear_model):
     priors = {**linear_model.parameters, "flat": Parameter((2,)), "batch": dist.Dirichlet(np.full((2, 3), 2.0))}
     model = Model(priors, linear_model.log_likelihood, lambda params: -params["scale"])
     params = {**PARAMS, "flat": jnp.ones(2), "batch": jnp.array([[0.2, 0.3, 0.5], [0.1, 0.1, 0.8]])}
-    expected = (
-        dist.Normal(0, 5).log_prob(0.3)
-        + dist.Normal(0, 1).log_prob(jnp.array([0.5, -1.0])).sum()
-        + dist.HalfNormal(1).log_prob(0.8)
-        + dist.Dirichlet(np.full(3, 2.0)).log_prob(params["batch"]).sum()
-        - 0.8
-    )
-    assert log_prior_density(model, params).shape == ()
-    np.testing.assert_allclose(log_prior_density(model, params), expected, rtol=1e-6)
+
+    @jax.jit
+    def expected():
+        return (
+            dist.Normal(0, 5).log_prob(0.3)
+            + dist.Normal(0, 1).log_prob(jnp.array([0.5, -1.0])).sum()
+            + dist.HalfNormal(1).log_prob(0.8)
+            + dist.Dirichlet(np.full(3, 2.0)).log_prob(params["batch"]).sum()
+            - 0.8
+        )
+
+    actual = jax.jit(lambda params: log_prior_density(model, params))(params)
+    assert actual.shape == ()
+    np.testing.assert_allclose(actual, expected(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -65,15 +75,15 @@ def test_contributions_call_the_likelihood_once_for_all_rows(linear_model, linea
         sizes.append(data["y"].shape)
         return linear_model.log_likelihood(params, data)
 
-    result = row_contributions(with_likelihood(linear_model, likelihood), PARAMS, linear_data.rows, {})
-    np.testing.assert_allclose(result, linear_model.log_likelihood(PARAMS, linear_data.rows), rtol=1e-12)
+    result = contributions_of(with_likelihood(linear_model, likelihood), PARAMS, linear_data.rows, {})
+    np.testing.assert_allclose(result, jax.jit(linear_model.log_likelihood)(PARAMS, linear_data.rows), rtol=1e-12)
     assert set(sizes) == {(50,)}
 
 
 def test_a_sum_is_taken_apart_into_rows(linear_model, linear_data):
     model = with_likelihood(linear_model, lambda params, data: linear_model.log_likelihood(params, data).sum())
-    expected = row_contributions(linear_model, PARAMS, linear_data.rows, {})
-    np.testing.assert_allclose(row_contributions(model, PARAMS, linear_data.rows, {}), expected, rtol=1e-12)
+    expected = contributions_of(linear_model, PARAMS, linear_data.rows, {})
+    np.testing.assert_allclose(contributions_of(model, PARAMS, linear_data.rows, {}), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("as_sum", [False, True])
@@ -82,13 +92,16 @@ def test_contributions_under_jit_and_vmap_over_chains_keep_float32(linear_model,
     if as_sum:
         model = with_likelihood(model, lambda params, data: linear_model.log_likelihood(params, data).sum())
     rows = cast_floats(linear_data.rows, np.float32)
-    chains = {name: jnp.stack([value, value * 1.5, value * 2]) for name, value in PARAMS.items()}
+    chains = {
+        name: np.stack([value, value * 1.5, value * 2]) for name, value in jax.tree.map(np.asarray, PARAMS).items()
+    }
     result = jax.jit(jax.vmap(lambda params: row_contributions(model, params, rows, {})))(chains)
     assert result.shape == (3, 50)
     assert result.dtype == jnp.float32
+    result, chains = jax.tree.map(np.asarray, (result, chains))
     for chain in range(3):
         params = {name: value[chain] for name, value in chains.items()}
-        np.testing.assert_allclose(result[chain], linear_model.log_likelihood(params, rows), rtol=1e-4)
+        np.testing.assert_allclose(result[chain], jax.jit(linear_model.log_likelihood)(params, rows), rtol=1e-4)
 
 
 def test_the_likelihood_sees_rows_and_constants_but_no_mask_and_can_index_by_traced_values(linear_model):
@@ -100,7 +113,7 @@ def test_the_likelihood_sees_rows_and_constants_but_no_mask_and_can_index_by_tra
         return data["table"][state] + data["y"][jnp.array([1, 0])] * params["scale"]
 
     rows = {"y": np.array([1.0, 2.0]), MASK: np.array([True, False])}
-    result = row_contributions(with_likelihood(linear_model, likelihood), PARAMS, rows, {"table": np.array([5.0, 7.0])})
+    result = contributions_of(with_likelihood(linear_model, likelihood), PARAMS, rows, {"table": np.array([5.0, 7.0])})
     assert set(seen) == {"y", "table"}
     np.testing.assert_allclose(result, [6.6, 5.8], rtol=1e-6)
 
@@ -110,7 +123,7 @@ def test_one_row_as_a_vector_and_as_a_sum(linear_model, linear_data):
     assert likelihood_output(linear_model, PARAMS, rows, {}).shape == (1,)
     summed = with_likelihood(linear_model, lambda params, data: linear_model.log_likelihood(params, data).sum())
     assert likelihood_output(summed, PARAMS, rows, {}).shape == ()
-    assert row_contributions(summed, PARAMS, rows, {}).shape == (1,)
+    assert contributions_of(summed, PARAMS, rows, {}).shape == (1,)
 
 
 def raising(params, data):
@@ -157,20 +170,21 @@ def test_padding_adds_exactly_nothing_to_value_and_gradient(linear_model, linear
     (packed,) = pack_blocks(linear_data, plan, 0, 16)
     params = cast_floats(PARAMS, np.float64)
 
+    @jax.jit
+    @jax.value_and_grad
     def total(params, block):
         return masked_contributions(linear_model, params, block, {}).sum()
 
     empty = {name: value[15] for name, value in packed.items()}
     assert not empty[MASK].any()
-    value, gradient = jax.value_and_grad(total)(params, empty)
+    value, gradient = total(params, empty)
     assert float(value) == 0.0
     assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(gradient))
     partly = {name: value[12] for name, value in packed.items()}
     assert 0 < partly[MASK].sum() < len(partly[MASK])
     real = {name: value[partly[MASK]] for name, value in partly.items()}
-    for one, other in zip(
-        jax.tree.leaves(jax.grad(total)(params, partly)), jax.tree.leaves(jax.grad(total)(params, real)), strict=True
-    ):
+    gradients = (total(params, block)[1] for block in (partly, real))
+    for one, other in zip(*map(jax.tree.leaves, gradients), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
@@ -186,10 +200,13 @@ def test_casting_changes_reals_only():
     assert cast_floats(tree, likelihood_dtype("float64"))["d"].dtype == np.float64
 
 
-def by_hand(model, data, flat):
-    params, log_abs_det = Unconstrainer(model).constrain(flat)
-    rows = {name: jnp.asarray(value) for name, value in data.rows.items()}
-    return log_prior_density(model, params) + log_abs_det + model.log_likelihood(params, rows).sum()
+def by_hand(model, data):
+    def logdensity(flat):
+        params, log_abs_det = Unconstrainer(model).constrain(flat)
+        rows = {name: jnp.asarray(value) for name, value in data.rows.items()}
+        return log_prior_density(model, params) + log_abs_det + model.log_likelihood(params, rows).sum()
+
+    return logdensity
 
 
 @pytest.mark.parametrize("num_blocks", [1, 2, 16, 64])
@@ -197,7 +214,7 @@ def test_the_oracle_equals_the_plain_formula(linear_model, linear_data, num_bloc
     logdensity = serial_logdensity(linear_model, linear_data, plan_blocks(linear_data, num_blocks))
     flat = jnp.asarray(np.random.default_rng(1).normal(size=4))
     value, gradient = jax.jit(jax.value_and_grad(logdensity))(flat)
-    expected_value, expected_gradient = jax.value_and_grad(lambda q: by_hand(linear_model, linear_data, q))(flat)
+    expected_value, expected_gradient = jax.jit(jax.value_and_grad(by_hand(linear_model, linear_data)))(flat)
     assert value.dtype == jnp.float64
     np.testing.assert_allclose(value, expected_value, rtol=1e-12)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-10)
@@ -206,7 +223,10 @@ def test_the_oracle_equals_the_plain_formula(linear_model, linear_data, num_bloc
 def test_mixed_precision_is_close_to_but_not_float64(linear_model, linear_data):
     plan = plan_blocks(linear_data)
     flat = jnp.asarray(np.random.default_rng(1).normal(size=4))
-    exact, mixed = (serial_logdensity(linear_model, linear_data, plan, p)(flat) for p in ("float64", "mixed"))
+    exact, mixed = (
+        jax.jit(serial_logdensity(linear_model, linear_data, plan, precision))(flat)
+        for precision in ("float64", "mixed")
+    )
     assert mixed.dtype == jnp.float64
     assert 0 < abs(float(mixed - exact)) < 1e-4 * abs(float(exact))
 
@@ -223,7 +243,7 @@ def test_ragged_rows_give_the_same_sum_in_any_buckets():
 
     model = Model({"mean": dist.Normal()}, likelihood)
     flat = jnp.array([0.4])
-    expected = by_hand(model, data, flat)
+    expected = jax.jit(by_hand(model, data))(flat)
     for num_blocks in (1, 4, 32):
         plan = plan_blocks(data, num_blocks)
-        np.testing.assert_allclose(serial_logdensity(model, data, plan)(flat), expected, rtol=1e-12)
+        np.testing.assert_allclose(jax.jit(serial_logdensity(model, data, plan))(flat), expected, rtol=1e-12)
