@@ -37,9 +37,10 @@ import jax  # noqa: E402 - reads the variables set above
 
 from distmc.sampling import compiled  # noqa: E402
 
-# Tests of what workers compute together give this process eight devices in place of eight processes. Unlike a
-# variable in the environment, the setting does not reach the processes that tests start.
-jax.config.update("jax_num_cpu_devices", 8)
+# Tests of what workers compute together use up to eight devices of this process in place of eight processes. There are
+# twice as many, since XLA has a thread for each, and those that wait for each other in a sum must leave some free.
+# Unlike a variable in the environment, the setting does not reach the processes that tests start.
+jax.config.update("jax_num_cpu_devices", 16)
 # Many tests compile what others have compiled already. This, too, does not reach other processes.
 jax.config.update("jax_compilation_cache_dir", f"{_HOME.name}/compiled")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -112,7 +112,8 @@ def evaluated(
         over_workers = NamedSharding(mesh, PartitionSpec(WORKER_AXIS))
         shards = jax.tree.map(lambda *parts: jax.device_put(np.concatenate(parts), over_workers), *packed)
         start = lower_program(spec, model, plan, mesh, shards, {}).start.compile(compiler_options(mesh))
-        kernels = [start(replicate(mesh, batch), shards, {}).kernel for batch in points]
+        # One batch at a time: of many that are under way, each waits in its sums for devices that the others keep busy.
+        kernels = [jax.device_get(start(replicate(mesh, batch), shards, {}).kernel) for batch in points]
         return np.stack([kernel.logdensity for kernel in kernels]), np.stack([k.logdensity_grad for k in kernels])
 
 
