@@ -20,10 +20,11 @@ demo: $(VENV)/.for-demo
 	$(BIN)/distmc demo $(ARGS)
 
 # Many small arrays: more threads than the tests themselves ask for only slow each other down.
+# A process that is aborted ends the tests: what was shared out to it nobody else would run, nor would the end ever come.
 test: export OMP_NUM_THREADS = 1
 test: export OPENBLAS_NUM_THREADS = 1
 test: $(VENV)/.for-development
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 soak: $(VENV)/.for-development
 	$(BIN)/python benchmarks/soak.py $(ARGS)
