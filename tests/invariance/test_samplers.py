@@ -8,9 +8,7 @@ from distmc.sampling.state import to_arrays
 from distmc.testing import samplers
 from distmc.testing.samplers import LOW_RANK_CASE, SAMPLER_CASES, SAMPLER_CHECKS, SamplerCase
 
-# Optimised, so that products and sums are fused; by XLA's older generator of code, since each program takes seconds of
-# both cores otherwise. Users' own is tried by test_gradient_bits.py and test_placements.py.
-pytestmark = pytest.mark.usefixtures("optimised")
+pytestmark = pytest.mark.usefixtures("compiled_for_users")
 
 
 @pytest.mark.parametrize("check", SAMPLER_CHECKS, ids=lambda check: check.__name__)

@@ -27,7 +27,7 @@ from jax.scipy.stats import norm
 from distmc.errors import ModelError
 from distmc.likelihoods import hmm
 
-# Compiled as one program: compiling each operation by itself takes many times as long.
+# Compiled as one program: compiling each operation by itself takes longer.
 compiled_log_weights = jax.jit(log_weights, static_argnums=0)
 compiled_reference = jax.jit(reference, static_argnums=0)
 

@@ -29,7 +29,7 @@ def with_likelihood(model, function):
 
 
 def contributions_of(model, params, rows, constants):
-    """Return what rows contribute, compiled as one program: each operation by itself takes many times as long."""
+    """Return what rows contribute, compiled as one program: each operation by itself takes longer."""
     return jax.jit(lambda params: row_contributions(model, params, rows, constants))(params)
 
 
