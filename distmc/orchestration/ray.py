@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from distmc.sampling.worker import WorkerTask
 
 _ROOM_CHECK_SECONDS = 1.0
-_DRAIN_CHECK_SECONDS = 2.0
+_NODE_CHECK_SECONDS = 2.0
 _IDLE_CHECK_SECONDS = 1.0
 _REFILL_SECONDS = 10.0
 # A run that is over by then would be begun again rather than kept ready for losses.
@@ -91,7 +91,7 @@ class RayExecutor:
         self._reserve_at = math.inf
         self._deadline = 0.0
         self._next_room_check = 0.0
-        self._next_drain_check = 0.0
+        self._next_node_check = 0.0
         self._next_idle_check = 0.0
 
     def __enter__(self) -> Self:
@@ -145,7 +145,7 @@ class RayExecutor:
             return []
         self._refill()
         self._ask_idle()
-        noticed = [*self._missing_capacity(), *self._leaving()]
+        noticed = [*self._missing_capacity(), *self._changes_of_nodes()]
         references = [*self._pending, *self._starting, *self._asked, *self._saving]
         if not references:
             time.sleep(0 if noticed else timeout)
@@ -228,11 +228,14 @@ class RayExecutor:
             return []
         return [m.CapacityMissing(ray_cluster.too_late(self._on, num_up, is_placed=self._slots.are_placed))]
 
-    def _leaving(self) -> list[m.Event]:
+    def _changes_of_nodes(self) -> list[m.Event]:
         now = time.monotonic()
-        if now < self._next_drain_check:
+        if now < self._next_node_check:
             return []
-        self._next_drain_check = now + _DRAIN_CHECK_SECONDS
+        self._next_node_check = now + _NODE_CHECK_SECONDS
+        if given_up := self._slots.renew():
+            self._starting = _without(self._starting, given_up)
+            self._fill()
         leaving = self._slots.avoid(ray_cluster.draining_nodes())
         news, self._known_to_leave = leaving - self._known_to_leave, leaving
         return [m.WorkersLeaving(news)] if news else []

@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distmc.orchestration import ray_cluster
@@ -39,7 +39,7 @@ class Slot:
     node : str or None
         Ray's name of the node on which a process was last seen in it.
     pid : int or None
-        Number of that process there.
+        Number of that process there, while it is up.
     """
 
     group: PlacementGroup
@@ -100,8 +100,8 @@ class Slots:
     @property
     def node_of(self) -> dict[int, str]:
         """The nodes of all processes that are up, by their numbers."""
-        placed = ((slot.worker, slot.node) for slot in self._slots if slot.actor is not None)
-        return {worker: node for worker, node in placed if worker is not None and node is not None}
+        up = ((slot.worker, slot.node) for slot in self._slots if slot.pid is not None)
+        return {worker: node for worker, node in up if worker is not None and node is not None}
 
     def actor_of(self, worker: int) -> Any:
         """Return the handle of a process."""
@@ -120,6 +120,30 @@ class Slots:
         self._draining = nodes
         self._reserve.drop(nodes)
         return frozenset(worker for worker, node in self.node_of.items() if node in nodes)
+
+    def renew(self) -> tuple[int, ...]:
+        """Ask anew for room that went with its node, and of which nothing is left.
+
+        Ray looks for other room by itself, but without a pause while there is none. That takes a whole core of the head
+        and keeps everything else there waiting (https://github.com/ray-project/ray/pull/65007).
+
+        Returns
+        -------
+        tuple of int
+            Numbers of the processes that were to start there, and never will.
+        """
+        given_up: tuple[int, ...] = ()
+        for group in self._moving():
+            slots = [slot for slot in self._slots if slot.group.id == group.id]
+            for slot in slots:
+                if slot.actor is not None:
+                    quietly(ray.kill, slot.actor, no_restart=True)
+            quietly(remove_placement_group, group)
+            given_up += tuple(slot.worker for slot in slots if slot.worker is not None)
+            anew = self._group(len(slots))
+            for slot in slots:
+                slot.group, slot.worker, slot.actor, slot.node = anew, None, None, None
+        return given_up
 
     def keep_reserve(self) -> None:
         """Have one process in reserve on each node that has workers, and will keep them."""
@@ -157,11 +181,22 @@ class Slots:
         return next(slot for slot in self._slots if slot.worker == worker)
 
     def _hold(self, num_workers: int) -> list[Slot]:
-        # Packed: neighbours in rank share a node, where messages are quickest, and a growing cluster stays small.
-        group = placement_group([ray_cluster.bundle(self._on)] * num_workers, strategy="PACK")
+        group = self._group(num_workers)
         held = [Slot(group, index) for index in range(num_workers)]
         self._slots += held
         return held
+
+    def _group(self, num_workers: int) -> PlacementGroup:
+        # Packed: neighbours in rank share a node, where messages are quickest, and a growing cluster stays small.
+        group: PlacementGroup = placement_group([ray_cluster.bundle(self._on)] * num_workers, strategy="PACK")
+        return group
+
+    def _moving(self) -> list[PlacementGroup]:
+        """Return the groups that Ray looks for other room for, and in which no process is up."""
+        in_use = {slot.group.id for slot in self._slots if slot.pid is not None}
+        left = {slot.group.id: slot.group for slot in self._slots if slot.node is not None}
+        empty = [group for number, group in left.items() if number not in in_use]
+        return [group for group in empty if placement_group_table(group).get("state") == "RESCHEDULING"]
 
     def _is_alone(self, slot: Slot) -> bool:
         return sum(other.group.id == slot.group.id for other in self._slots) == 1
@@ -177,7 +212,7 @@ class Slots:
             num_gpus=self._on.num_gpus_per_worker,
             scheduling_strategy=PlacementGroupSchedulingStrategy(slot.group, slot.index),
         )
-        slot.worker, slot.node = self._next_worker, None
+        slot.worker = self._next_worker
         self._next_worker += 1
         return slot.worker, slot.actor
 

@@ -22,6 +22,7 @@ from typing import Any
 import fault_driver
 import pytest
 import xarray as xr
+from cluster_nodes import drain, seconds_of_control_service, wait_until_known_as_lost
 from fault_plans import CHUNK_STEPS, DRIVER_KILLED, DRIVER_KILLED_LOCALLY, IN_ONE_PROCESS, ON_THE_CLUSTER, STOPPED
 
 import distmc
@@ -40,8 +41,10 @@ HANG_SECONDS = 5.0
 # `ray job stop` kills what has not ended after this time.
 SECONDS_TO_END = 3.0
 LEAVING = "workers leave before their nodes do"
-
-
+# Ray itself would take fifteen seconds to declare a node lost that does not answer any more.
+HEALTH_CHECKS = {"health_check_period_ms": 1000, "health_check_failure_threshold": 2}
+# The run asks every two seconds what has become of its room.
+SECONDS_TO_TAKE_NOTICE = 3.0
 # One with others left, and all that there are; one that says so before does not count.
 NODES_LOST = 3
 
@@ -221,7 +224,7 @@ def cluster(process_tree: Any) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     before = process_tree.descendants(os.getpid())
-    head = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False}
+    head = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False, "_system_config": HEALTH_CHECKS}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(3):
@@ -334,8 +337,15 @@ def test_nodes_come_and_go(tmp_path: Path, cluster: Any, reference: xr.DataTree)
         drain(cluster, first)
         assert wait_for_workers(2)["reason"] == LEAVING
         cluster.remove_node(first)
-        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        lost = next(iter(cluster.worker_nodes))
+        cluster.remove_node(lost, allow_graceful=False)
         wait_for_workers(1)
+        # What is left would be large enough for what was lost there, were it free. Nobody looks again and again.
+        wait_until_known_as_lost(cluster, lost)
+        time.sleep(SECONDS_TO_TAKE_NOTICE)
+        before = seconds_of_control_service(cluster)
+        time.sleep(2.0)
+        assert seconds_of_control_service(cluster) - before < 1.0
         cluster.add_node(num_cpus=1)
         wait_for_workers(2)
         assert [told["kind"] for told in driver.told].count("lost") == 1
@@ -376,18 +386,6 @@ def end_as_a_job_is_ended(process: "subprocess.Popen[str]") -> None:
         process.wait(SECONDS_TO_END)
     process.kill()
     process.wait()
-
-
-def drain(cluster: Any, node: Any) -> None:
-    """Tell the cluster that a node will be taken away."""
-    from ray._raylet import GcsClient
-    from ray.core.generated import autoscaler_pb2
-
-    in_a_minute = int((time.time() + 60.0) * 1000)
-    preemption = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    client = GcsClient(address=cluster.address)
-    is_accepted, why_not = client.drain_node(node.node_id, preemption, "the machine is taken away", in_a_minute)
-    assert is_accepted, why_not
 
 
 def test_there_are_enough_faults() -> None:
