@@ -1,12 +1,13 @@
 """What all tests share: a home of their own, and one small Ray cluster for those that ask for it."""
 
 import contextlib
+import functools
 import gc
 import os
 import pathlib
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -135,6 +136,12 @@ def optimised(quick_compilation: None) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def optimising() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Give the context that `optimised` is for a module, for single tests whose programs run for long."""
+    return functools.partial(compiling, _USUAL_LEVEL)
+
+
 @pytest.fixture(scope="module")
 def compiled_for_users(quick_compilation: None) -> Iterator[None]:
     """Compile a module's programs as users' are: where last bits are compared, and so may depend on the compiler."""
@@ -180,6 +187,7 @@ def ray_cluster() -> Iterator[None]:
             # Most runs are over by the time that a process in reserve is up. The test of the reserve sets this itself,
             # and clusters of other tests leave it as it is.
             patch.setattr(executor, "_RESERVE_SECONDS", 60.0)
+            patch.setattr(executor, "_RESERVE_AGAIN_SECONDS", 60.0)
             yield
     finally:
         started = descendants(os.getpid())

@@ -40,6 +40,8 @@ _IDLE_CHECK_SECONDS = 1.0
 _REFILL_SECONDS = 10.0
 # A run that is over by then would be begun again rather than kept ready for losses.
 _RESERVE_SECONDS = 3.0
+# What a loss has taken is made up for at once.
+_RESERVE_AGAIN_SECONDS = 0.0
 _RESERVE_CHECK_SECONDS = 10.0
 _NEVER_RAN = "The actor never ran"
 _WITHOUT_A_WORD = "connection error code 2. End of file"
@@ -128,9 +130,8 @@ class RayExecutor:
             case m.Compile():
                 self._compile(order)
             case m.Start():
-                # In later generations what a loss has taken is made up for at once.
                 is_first = self._reserve_at == math.inf
-                self._reserve_at = time.monotonic() + (_RESERVE_SECONDS if is_first else 0.0)
+                self._reserve_at = time.monotonic() + (_RESERVE_SECONDS if is_first else _RESERVE_AGAIN_SECONDS)
                 self._ask_all(order, "start", order.checkpoint)
             case m.Advance():
                 self._coordinators_are_done()

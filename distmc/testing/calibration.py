@@ -19,6 +19,7 @@ Bayesian computation: the choice of test quantities shapes sensitivity. doi:10.1
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
@@ -169,8 +170,7 @@ def uniformity_p_value(ranks: NumpyArray, num_kept: int) -> float:
     """
     num_replicates, num_places = len(ranks), num_kept + 1
     observed = np.cumsum(np.bincount(ranks, minlength=num_places))[:-1]
-    counts = np.arange(num_replicates + 1)
-    tails = [_tail(counts, num_replicates, place / num_places) for place in range(1, num_places)]
+    tails = _tails(num_replicates, num_places)
     smallest = min(tail[count] for tail, count in zip(tails, observed, strict=True))
     # Tails that are equal but for rounding count as reached.
     inside = [np.flatnonzero(tail > smallest * (1.0 + 1e-9)) for tail in tails]
@@ -184,11 +184,13 @@ def uniformity_p_value(ranks: NumpyArray, num_kept: int) -> float:
     return float(np.clip(1.0 - np.sum(probability), 0.0, 1.0))
 
 
-def _tail(counts: NumpyArray, num_replicates: int, share: float) -> NumpyArray:
-    """Return two-sided tail probabilities of a binomial distribution."""
-    distribution = stats.binom(num_replicates, share)
-    tail: NumpyArray = 2.0 * np.minimum(distribution.cdf(counts), distribution.sf(counts - 1))
-    return tail
+@functools.lru_cache(maxsize=4)
+def _tails(num_replicates: int, num_places: int) -> NumpyArray:
+    """Return two-sided tail probabilities of all counts, by place; the same for all quantities."""
+    counts, shares = np.arange(num_replicates + 1), np.arange(1, num_places)[:, None] / num_places
+    below, above = stats.binom.cdf(counts, num_replicates, shares), stats.binom.sf(counts - 1, num_replicates, shares)
+    tails: NumpyArray = 2.0 * np.minimum(below, above)
+    return tails
 
 
 def _replicate(run: VirtualRun, data: Data, truth: NumpyArray, *, seed: int, thinning: int) -> _Replicates:

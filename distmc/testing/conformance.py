@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from distmc.adaptation.metric import FORMS, Form, MetricRule
-from distmc.kernels.base import STATISTICS
+from distmc.kernels.base import STATISTICS, Target
 from distmc.sampling.rng import chain_keys, seed_key
 from distmc.sampling.state import to_arrays
 from distmc.testing.cases import KernelCase
@@ -164,27 +164,20 @@ def check_evaluations(case: KernelCase) -> None:
 
     Each evaluation is one message between workers. Chains share it, so the chain that needs most decides.
     """
-    calls: list[int] = []
-
-    def counted(position: Array) -> tuple[Array, Array]:
-        jax.debug.callback(lambda: calls.append(1))
-        return steep(position)
-
     with jax.enable_x64(True):
-        position = jnp.asarray(_positions())
-        state = jax.jit(lambda: case.start(case.build_kernel(target_of(counted)), _keys(1), position))()
-        jax.block_until_ready(state)
-        jax.effects_barrier()
-        _require(case, len(calls) == 1, f"`init` evaluates the target {len(calls)} times, not once")
-        kernel = case.build_kernel(target_of(counted))
-        step = jax.jit(kernel.step)
+        program = _compiled(case)
+        position, start_keys = _positions(), _keys(1)
         for number in range(3):
-            calls.clear()
-            _, info = jax.block_until_ready(step(_keys(number), state, _parameters(case)))
+            program.evaluations.clear()
+            _, _, info = jax.block_until_ready(
+                program.step(_number(steep), start_keys, _keys(number), position, program.parameters)
+            )
             jax.effects_barrier()
-            told = int(np.max(info.num_integration_steps))
-            words = f"a step evaluates the target {len(calls)} times, but `num_integration_steps` says {told}"
-            _require(case, len(calls) == told, words)
+            calls, told = program.evaluations.count("init"), int(np.max(info.num_integration_steps))
+            _require(case, calls == 1, f"`init` evaluates the target {calls} times, not once")
+            calls = program.evaluations.count("step")
+            words = f"a step evaluates the target {calls} times, but `num_integration_steps` says {told}"
+            _require(case, calls == told, words)
 
 
 def check_inner_product(case: KernelCase) -> None:
@@ -198,9 +191,7 @@ def check_inner_product(case: KernelCase) -> None:
         return
     position, elsewhere = _positions(), _positions()
     elsewhere[:, -1] += 2.0
-    here, there = (
-        _take_step(case, with_bystander, start, _keys(), NUM_DIMENSIONS - 1) for start in (position, elsewhere)
-    )
+    here, there = (_take_step(case, with_bystander, start, _keys()) for start in (position, elsewhere))
     when = "when a coordinate that the target's `dot` leaves out starts elsewhere: something is summed without it"
     _require_same(case, _without_last(there), _without_last(here), None, when)
 
@@ -213,26 +204,18 @@ def _without_last(outcome: _Outcome) -> _Outcome:
 
 def check_parameters_are_values(case: KernelCase) -> None:
     """Require that other parameters of the same shapes are taken by the compiled step as it is."""
-    traces: list[int] = []
-
-    def counted(position: Array) -> tuple[Array, Array]:
-        traces.append(1)
-        return steep(position)
-
     with jax.enable_x64(True):
-        kernel = case.build_kernel(target_of(counted))
-        state = case.start(kernel, _keys(1), jnp.asarray(_positions()))
-        step = jax.jit(kernel.step)
-        parameters = _parameters(case)
+        program = _compiled(case)
+        step = functools.partial(program.step, _number(steep), _keys(1), _keys(), _positions())
         words = "a step is compiled again when its parameters change: they are not all arrays"
         try:
-            step(_keys(), state, parameters)
+            step(program.parameters)
         except jax.errors.ConcretizationTypeError as error:
             raise AssertionError(f"{case}: a step needs its parameters as Python values. {error}") from error
-        traces.clear()
+        program.traces.clear()
         for factor in (0.5, 0.9, 1.2):
-            step(_keys(), state, jax.tree.map(functools.partial(_scaled, factor), parameters))
-        _require(case, not traces, words)
+            step(jax.tree.map(functools.partial(_scaled, factor), program.parameters))
+        _require(case, not program.traces, words)
 
 
 KERNEL_CHECKS: tuple[Callable[[KernelCase], None], ...] = (
@@ -252,36 +235,79 @@ KERNEL_CHECKS: tuple[Callable[[KernelCase], None], ...] = (
 
 # Steps ----------------------------------------------------------------------------------------------------------------
 
+_DENSITIES: tuple[LogDensityAndGrad, ...] = (steep, broken_far_out, with_bystander)
+
+
+class _Program(NamedTuple):
+    """One step of all chains, compiled once for all checks of a case: compiling is most of what they take."""
+
+    # From the number of a density, keys to start with, keys, positions and parameters to state, new state and info.
+    step: Callable[..., Any]
+    parameters: Any
+    # "init" or "step" for each evaluation of the target; all are there behind `jax.effects_barrier`.
+    evaluations: list[str]
+    # As many as `step` has been traced times.
+    traces: list[int]
+
 
 @functools.lru_cache(maxsize=4)
-def _compiled(case: KernelCase, logdensity_and_grad: LogDensityAndGrad, num_summed: int | None) -> Callable[..., Any]:
-    kernel = case.build_kernel(target_of(logdensity_and_grad, num_summed))
+def _compiled(case: KernelCase) -> _Program:
+    evaluations: list[str] = []
+    traces: list[int] = []
 
-    def step(start_keys: Array, rng_keys: Array, position: Array, parameters: Any) -> tuple[Any, Any, Any]:
-        state = case.start(kernel, start_keys, position)
-        return state, *kernel.step(rng_keys, state, parameters)
+    def step(
+        density: Array, start_keys: Array, rng_keys: Array, position: Array, parameters: Any
+    ) -> tuple[Any, Any, Any]:
+        traces.append(1)
+        starting, stepping = (
+            case.build_kernel(_target(density, functools.partial(evaluations.append, name)))
+            for name in ("init", "step")
+        )
+        state = case.start(starting, start_keys, position)
+        return state, *stepping.step(rng_keys, state, parameters)
 
-    return jax.jit(step)
+    return _Program(jax.jit(step), _parameters(case), evaluations, traces)
 
 
-def _take_step(
-    case: KernelCase,
-    logdensity_and_grad: LogDensityAndGrad,
-    position: NumpyArray,
-    keys: Array,
-    num_summed: int | None = None,
-) -> _Outcome:
+def _target(density: Array, tell: Callable[[], None]) -> Target:
+    """Return the target that has one of `_DENSITIES`, and tells of each evaluation."""
+
+    def logdensity_and_grad(position: Array) -> tuple[Array, Array]:
+        jax.debug.callback(tell)
+        value, grad = jax.lax.switch(density, _DENSITIES, position)
+        return value, grad
+
+    def dot(a: Array, b: Array) -> Array:
+        # That of the bystander leaves out the last coordinate.
+        is_left_out = (density == _number(with_bystander)) & (jnp.arange(a.shape[-1]) == a.shape[-1] - 1)
+        return jnp.sum(jnp.where(is_left_out, 0.0, a * b), axis=-1)
+
+    return target_of(logdensity_and_grad)._replace(dot=dot)
+
+
+def _number(density: LogDensityAndGrad) -> int:
+    return _DENSITIES.index(density)
+
+
+def _take_step(case: KernelCase, logdensity_and_grad: LogDensityAndGrad, position: NumpyArray, keys: Array) -> _Outcome:
     with jax.enable_x64(True):
-        start_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
-        step = _compiled(case, logdensity_and_grad, num_summed)
-        before, after, info = step(start_keys, keys, jnp.asarray(position), _parameters(case))
+        program = _compiled(case)
+        number, start_keys = _number(logdensity_and_grad), _start_keys(keys)
+        before, after, info = program.step(number, start_keys, keys, position, program.parameters)
         return _Outcome(to_arrays(before), to_arrays(after), jax.tree.map(np.asarray, info))
+
+
+@jax.jit
+def _start_keys(keys: Array) -> Array:
+    start_keys: Array = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+    return start_keys
 
 
 def _positions() -> NumpyArray:
     return np.random.default_rng(3).normal(size=(NUM_CHAINS, NUM_DIMENSIONS))
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _keys(step: int = 0, num_chains: int = NUM_CHAINS) -> Array:
     return chain_keys(seed_key(1), jnp.asarray(step), num_chains)
 

@@ -138,7 +138,7 @@ def gather_evidence(
     with jax.enable_x64(True):
         advance = _compiled(case, target, num_steps)
         parameters = case.parameters(target.metric, num_chains)
-        after, rate = jax.device_get(advance(seed_key(seed), jnp.asarray(position), parameters))
+        after, rate = jax.device_get(advance(seed_key(seed), position, parameters))
     return Evidence(
         p_values=compare(normal, target.to_normal(after), is_reversible=case.is_reversible),
         acceptance_rate=float(rate),

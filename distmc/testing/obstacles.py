@@ -22,15 +22,17 @@ BREAKAGES = ((np.nan, np.nan), (-np.inf, 0.0), (np.inf, 0.0), (0.0, np.nan), (0.
 _EDGE = 50.0
 
 
-def target_of(logdensity_and_grad: LogDensityAndGrad, num_summed: int | None = None) -> Target:
-    """Return the target of a density whose coordinates, or the first few, are all there is to its inner product."""
+def target_of(logdensity_and_grad: LogDensityAndGrad) -> Target:
+    """Return the target of a density whose coordinates are all there is to its inner product."""
     return Target(
         logdensity_and_grad=logdensity_and_grad,
-        dot=lambda a, b: jnp.sum((a * b)[..., :num_summed], axis=-1),
+        dot=lambda a, b: jnp.sum(a * b, axis=-1),
         logdensity=lambda position: logdensity_and_grad(position)[0],
     )
 
 
+# Traced once for each shape, however often a program evaluates it.
+@jax.jit
 def steep(position: Array) -> tuple[Array, Array]:
     """Return a density that no coordinate system straightens, with tails that fall as the fourth power."""
 
@@ -47,6 +49,7 @@ def with_bystander(position: Array) -> tuple[Array, Array]:
     return value, jnp.concatenate([grad, position[:, -1:]], axis=1)
 
 
+@jax.jit
 def broken_far_out(position: Array) -> tuple[Array, Array]:
     """Return a density that is `steep` in the centre, constant on one side, and broken around islands on the other.
 

@@ -17,10 +17,11 @@ import numpy as np
 import numpyro.distributions as dist
 
 from distmc.data.data import Data
+from distmc.model.brief import brief
 from distmc.model.model import Model
 from distmc.parallel.mesh import to_host
 from distmc.samplers import SAMPLERS, ChEES, Sampler
-from distmc.sampling.program import Program, Trace, build_program
+from distmc.sampling.program import Trace, build_program
 from distmc.sampling.rng import seed_key
 from distmc.sampling.state import RunState, from_arrays, to_arrays
 from distmc.spec import RunSpec
@@ -32,8 +33,6 @@ from distmc.types import ConstrainedParameters, NumpyArray
 NUM_WORKERS = (1, 2, 3, 4)
 NUM_CHAINS, NUM_WARMUP, NUM_DRAWS = 8, 40, 20
 _NUM_STEPS = NUM_WARMUP + NUM_DRAWS
-# These programs run once, for 60 steps; to optimise them takes longer.
-_BRIEFLY = {"xla_backend_optimization_level": 0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,11 +127,8 @@ def check_broken_chain(case: SamplerCase) -> None:
     spec = _spec(case)
     with jax.enable_x64(True):
         program = build_program(spec, target_of(broken_far_out), position.shape[1])
-        start, advance = (
-            jax.jit(function, compiler_options=_BRIEFLY)
-            for function in (program.start, functools.partial(Program.advance, program))
-        )
-        state, trace = jax.device_get(advance(seed_key(0), start(position), np.int32(_NUM_STEPS)))
+        run = brief(lambda position: program.advance(seed_key(0), program.start(position), jnp.int32(_NUM_STEPS)))
+        state, trace = jax.device_get(run(position))
     for name, leaf in to_arrays(state).items():
         is_good = leaf.dtype.kind != "f" or np.isfinite(leaf).all()
         _require(case, bool(is_good), f"`{name}` becomes {leaf} beside a chain whose proposals are not finite")
@@ -161,7 +157,7 @@ def _step_sizes(case: SamplerCase, learned: RunState) -> NumpyArray:
         program = build_program(_spec(case), target_of(broken_far_out), learned.kernel.position.shape[1])
         steps = NUM_WARMUP + np.arange(NUM_DRAWS, dtype=np.int32)
         parameters = program.algorithm.adaptation.parameters
-        return np.asarray([parameters(learned.warmup, jnp.asarray(step)).step_size for step in steps])
+        return np.asarray(brief(jax.vmap(lambda step: parameters(learned.warmup, step).step_size))(steps))
 
 
 # The run --------------------------------------------------------------------------------------------------------------

@@ -186,6 +186,7 @@ def test_process_in_reserve_takes_the_place_of_a_killed_worker(
     keep = Reserve.keep
     monkeypatch.setattr(Reserve, "keep", lambda reserve, nodes: (kept.append(reserve), keep(reserve, nodes)))
     monkeypatch.setattr(ray_executor, "_RESERVE_SECONDS", 0.0)
+    monkeypatch.setattr(ray_executor, "_RESERVE_AGAIN_SECONDS", 0.0)
     in_reserve: list[int] = []
 
     def kill(chunk: int) -> None:

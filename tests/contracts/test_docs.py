@@ -1,11 +1,12 @@
 """What the documents say is true of the code: blocks run, links lead somewhere, names exist."""
 
+import contextlib
 import functools
 import importlib
 import pathlib
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -18,6 +19,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 PAGES = sorted(
     [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("cluster/**/*.md"), *ROOT.glob("benchmarks/**/*.md")]
 )
+PAGES_THAT_COMPUTE_FOR_LONG = ("README.md",)
+"""The others take longer to compile."""
 FENCE = re.compile(r"^```(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]\[]*\]\((?P<target>[^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
@@ -67,14 +70,19 @@ def in_empty_directory(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("page", [page for page in PAGES if has_python(page)], ids=name_of)
-def test_python_blocks_run_as_one_script(page: pathlib.Path, in_empty_directory: pathlib.Path) -> None:
+def test_python_blocks_run_as_one_script(
+    page: pathlib.Path,
+    in_empty_directory: pathlib.Path,
+    optimising: Callable[[], contextlib.AbstractContextManager[None]],
+) -> None:
     variables: dict[str, Any] = {"__name__": "page"}
-    for rest, text, line in blocks(page, "python"):
-        if rest.startswith("file="):
-            (in_empty_directory / rest.removeprefix("file=")).write_text(text, encoding="utf-8")
-            continue
-        # Empty lines in front make tracebacks name the line of the page.
-        exec(compile("\n" * line + text, str(page), "exec"), variables)
+    with optimising() if name_of(page) in PAGES_THAT_COMPUTE_FOR_LONG else contextlib.nullcontext():
+        for rest, text, line in blocks(page, "python"):
+            if rest.startswith("file="):
+                (in_empty_directory / rest.removeprefix("file=")).write_text(text, encoding="utf-8")
+                continue
+            # Empty lines in front make tracebacks name the line of the page.
+            exec(compile("\n" * line + text, str(page), "exec"), variables)
 
 
 def test_there_are_python_blocks_to_run() -> None:

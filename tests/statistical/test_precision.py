@@ -6,6 +6,7 @@ as many as it takes.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,21 +51,23 @@ class Case:
     data: distmc.Data
     truth: Mapping[str, Any]
 
-    @property
+    @functools.cached_property
     def position(self) -> NumpyArray:
         """The true parameters as unconstrained coordinates."""
-        flat = Unconstrainer(self.model).unconstrain({name: jnp.asarray(v) for name, v in self.truth.items()})
-        return np.asarray(flat)
+        truth = {name: np.asarray(values) for name, values in self.truth.items()}
+        return np.asarray(jax.jit(Unconstrainer(self.model).unconstrain)(truth))
 
-    def scale(self, num_rows: int = 2000) -> NumpyArray:
-        """Return a factor of the posterior's covariance, from the scores of some rows."""
+    @functools.cached_property
+    def scale(self) -> NumpyArray:
+        """A factor of the posterior's covariance, from the scores of some rows."""
+        num_rows = 2000
         unconstrainer = Unconstrainer(self.model)
 
         def contribution(flat: Any, row: Any) -> Any:
             single = {name: value[None] for name, value in row.items()}
             return row_contributions(self.model, unconstrainer.constrain(flat)[0], single, {})[0]
 
-        rows = {name: jnp.asarray(values[:num_rows]) for name, values in self.data.rows.items()}
+        rows = {name: np.asarray(values[:num_rows]) for name, values in self.data.rows.items()}
         scores = np.asarray(jax.jit(jax.vmap(jax.grad(contribution), in_axes=(None, 0)))(self.position, rows))
         information = scores.T @ scores / num_rows * self.data.num_rows + np.eye(scores.shape[1])
         return np.linalg.cholesky(np.linalg.inv(information))
@@ -125,7 +128,7 @@ class Trajectory:
 
 def _integrate(density: Density, case: Case, num_chains: int) -> Trajectory:
     """Run leapfrog trajectories from draws of the posterior's normal approximation, in whitened coordinates."""
-    scale, rng = case.scale(), np.random.default_rng(1)
+    scale, rng = case.scale, np.random.default_rng(1)
     num_dimensions = len(scale)
     step_size = 0.5 * num_dimensions**-0.25
     start = case.position + rng.normal(size=(num_chains, num_dimensions)) @ scale.T

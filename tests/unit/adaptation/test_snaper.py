@@ -41,22 +41,33 @@ def exact_trajectories(length: Array) -> Trajectories:
     return Trajectories(jnp.asarray(7.0 + to_position * start), info, METRIC, length, jnp.ones(NUM_CHAINS))
 
 
+SETTING = (TARGET, POOLING)
+
+
+# Compiled as a whole, as is what follows: by itself, each operation would be compiled alone.
+@jax.jit
+def exact_gradient(known: PrincipalComponent, length: Any) -> tuple[PrincipalComponent, Array]:
+    return SNAPERCriterion().gradient(known, exact_trajectories(jnp.asarray(length)), *SETTING)
+
+
 @functools.cache
 def known_direction() -> PrincipalComponent:
     """Return what is known when some steps have been seen."""
     known = no_component(3)
-    gradient = jax.jit(lambda known, length: SNAPERCriterion().gradient(known, exact_trajectories(length), *SETTING)[0])
     for _ in range(30):
-        known = gradient(known, jnp.asarray(1.0))
+        known, _ = exact_gradient(known, 1.0)
     return known
 
 
-SETTING = (TARGET, POOLING)
+@jax.jit
+def gradient_of(known: PrincipalComponent, start: Any, end: Any, momentum: Any, rate: Any, length: Any) -> Array:
+    trajectories = Trajectories(start, info_of(end, momentum, rate), METRIC, length, jnp.ones(len(start)))
+    return SNAPERCriterion().gradient(known, trajectories, *SETTING)[1]
 
 
 @pytest.mark.parametrize("length", [0.5, 2.0, 3.5, 5.0])
 def test_gradient_is_that_of_the_widest_direction(length: float) -> None:
-    _, grad = SNAPERCriterion().gradient(known_direction(), exact_trajectories(jnp.asarray(length)), *SETTING)
+    _, grad = exact_gradient(known_direction(), length)
     # Along it the criterion is proportional to sin(t / width)**2 / t.
     angle = length / 3.0
     expected = 2.0 * angle / np.tan(angle) - 1.0
@@ -80,9 +91,7 @@ def test_ends_that_do_not_count_change_nothing() -> None:
     rate = np.array([0.9, 0.8, 0.0, 1.0, 0.7, 0.0, 0.6, 0.9])
 
     def grad_of(end: Any, momentum: Any) -> Array:
-        info = info_of(end, momentum, jnp.asarray(rate))
-        trajectories = Trajectories(jnp.asarray(start), info, METRIC, jnp.asarray(0.5), jnp.ones(8))
-        return SNAPERCriterion().gradient(known_direction(), trajectories, *SETTING)[1]
+        return gradient_of(known_direction(), start, end, momentum, rate, 0.5)
 
     expected = grad_of(end, momentum)
     broken, broken_momentum = end.copy(), momentum.copy()
@@ -92,6 +101,5 @@ def test_ends_that_do_not_count_change_nothing() -> None:
 
 
 def test_no_end_that_counts_gives_no_gradient() -> None:
-    nowhere = info_of(jnp.full((3, 3), jnp.nan), jnp.full((3, 3), jnp.nan), jnp.zeros(3))
-    trajectories = Trajectories(jnp.zeros((3, 3)), nowhere, METRIC, jnp.asarray(1.0), jnp.ones(3))
-    assert SNAPERCriterion().gradient(no_component(3), trajectories, *SETTING)[1] == 0.0
+    nowhere = np.full((3, 3), np.nan)
+    assert gradient_of(no_component(3), np.zeros((3, 3)), nowhere, nowhere, np.zeros(3), 1.0) == 0.0

@@ -38,6 +38,16 @@ def criterion_grad(position: Any, info: HMCInfo, metric: Metric, time: Any, weig
     return ChEESCriterion().gradient((), Trajectories(position, info, metric, time, weight), TARGET, POOLING)[1]
 
 
+# Compiled as a whole, as is what follows: by itself, each operation would be compiled, and called, alone.
+@jax.jit
+def grad_of(start: Any, end: Any, momentum: Any, rate: Any, time: Any) -> Array:
+    metric = Metric(jnp.ones(2), jnp.ones(2))
+    return criterion_grad(start, info_of(end, momentum, rate), metric, time, jnp.ones(len(start)))
+
+
+compiled_ascend = jax.jit(ascend)
+
+
 def exact_trajectories(length: Array) -> tuple[Array, HMCInfo]:
     """Return starts and ends of exact trajectories on a normal target with these scales around 7."""
     rng = np.random.default_rng(0)
@@ -54,6 +64,7 @@ def info_of(end: Any, momentum: Any, acceptance_rate: Any = None) -> HMCInfo:
     return HMCInfo(rate, ~no, no, no, zero, zero, jnp.int32(1), jnp.asarray(end), jnp.asarray(momentum))
 
 
+@jax.jit
 def grad_at(length: Array) -> Array:
     position, info = exact_trajectories(length)
     metric = Metric(jnp.asarray(SCALES), jnp.asarray(1.0 / SCALES))
@@ -69,11 +80,10 @@ def test_gradient_is_that_of_the_closed_form(length: float) -> None:
 
 
 def test_search_settles_where_the_gradient_vanishes() -> None:
-    grad = jax.jit(grad_at)
     for first in (0.3, 3.0):
         state = start_trajectory(first)
         for _ in range(150):
-            state = ascend(state, grad(jnp.exp(state.log_length)))
+            state = compiled_ascend(state, grad_at(np.exp(state.log_length)))
         # The root of tan(t) = 4 t.
         np.testing.assert_allclose(jnp.exp(state.log_length), 1.3932, rtol=0.05)
 
@@ -86,10 +96,10 @@ def test_one_update_moves_the_length_by_little_however_large_the_gradient() -> N
 def test_search_stays_at_its_lower_limit_until_the_criterion_grows() -> None:
     state = start_trajectory(1.6)
     for _ in range(50):
-        state = ascend(state, jnp.asarray(-1.0), min_length=1.5)
+        state = compiled_ascend(state, -1.0, min_length=1.5)
     np.testing.assert_allclose(jnp.exp(state.log_length), 1.5, rtol=1e-12)
     for _ in range(5):
-        state = ascend(state, jnp.asarray(1.0), min_length=1.5)
+        state = compiled_ascend(state, 1.0, min_length=1.5)
     assert jnp.exp(state.log_length) > 1.6
 
 
@@ -106,23 +116,18 @@ def test_average_follows_the_iterates() -> None:
 def test_ends_that_do_not_count_change_nothing() -> None:
     rng = np.random.default_rng(0)
     start, end, momentum = rng.normal(size=(3, 8, 2))
-    metric = Metric(jnp.ones(2), jnp.ones(2))
-    time = jnp.asarray(0.5)
     rate = np.array([0.9, 0.8, 0.0, 1.0, 0.7, 0.0, 0.6, 0.9])
-    expected = criterion_grad(jnp.asarray(start), info_of(end, momentum, jnp.asarray(rate)), metric, time, jnp.ones(8))
+    expected = grad_of(start, end, momentum, rate, 0.5)
     broken, broken_momentum = end.copy(), momentum.copy()
     broken[2], broken[5], broken_momentum[2] = np.nan, np.inf, -np.inf
-    info = info_of(broken, broken_momentum, jnp.asarray(rate))
-    got = criterion_grad(jnp.asarray(start), info, metric, time, jnp.ones(8))
+    got = grad_of(start, broken, broken_momentum, rate, 0.5)
     assert np.isfinite(expected)
     assert got == expected
 
 
 def test_no_end_that_counts_gives_no_gradient() -> None:
-    start = jnp.zeros((3, 2))
-    info = info_of(jnp.full((3, 2), jnp.nan), jnp.full((3, 2), jnp.nan), jnp.zeros(3))
-    metric = Metric(jnp.ones(2), jnp.ones(2))
-    assert criterion_grad(start, info, metric, jnp.asarray(1.0), jnp.ones(3)) == 0.0
+    nowhere = np.full((3, 2), np.nan)
+    assert grad_of(np.zeros((3, 2)), nowhere, nowhere, np.zeros(3), 1.0) == 0.0
 
 
 def test_first_elements_of_the_sequence() -> None:
@@ -139,19 +144,26 @@ KINDS = pytest.mark.parametrize("kind", [TrajectoryRule, EvenTrajectoryRule])
 
 @KINDS
 def test_jitter_covers_its_range_evenly(kind: type[TrajectoryRule]) -> None:
-    divide = jax.vmap(lambda step: rule(kind, 0.5, 10_000).divide(step, jnp.asarray(100.0), jnp.asarray(0.5)))
-    steps, _ = divide(jnp.arange(256))
+    divide = jax.jit(jax.vmap(lambda step: rule(kind, 0.5, 10_000).divide(step, jnp.asarray(100.0), jnp.asarray(0.5))))
+    steps, _ = jax.device_get(divide(np.arange(256)))
     assert int(steps.min()) == 100
     assert 298 <= int(steps.max()) <= 300
     np.testing.assert_allclose(steps.mean(), 200.0, rtol=0.01)
     assert len(np.unique(steps)) > 150
 
 
-@pytest.mark.parametrize("step_size", [0.01, 0.3, 2.0, 100.0])
-def test_even_trajectories_end_where_they_should(step_size: float) -> None:
+@jax.jit
+def divided_evenly(step_size: Any) -> tuple[Array, Array, Array]:
+    """Return steps and their sizes in 64 trajectories of length 2, and the jitter of each."""
     numbers, even = jnp.arange(64), rule(EvenTrajectoryRule, 0.5, 10_000)
     steps, sizes = jax.vmap(lambda step: even.divide(step, jnp.asarray(2.0), jnp.asarray(step_size)))(numbers)
-    np.testing.assert_allclose(steps * sizes, 2.0 * (0.5 + jax.vmap(van_der_corput)(numbers)), rtol=1e-12)
+    return steps, sizes, jax.vmap(van_der_corput)(numbers)
+
+
+@pytest.mark.parametrize("step_size", [0.01, 0.3, 2.0, 100.0])
+def test_even_trajectories_end_where_they_should(step_size: float) -> None:
+    steps, sizes, jitter = jax.device_get(divided_evenly(step_size))
+    np.testing.assert_allclose(steps * sizes, 2.0 * (0.5 + jitter), rtol=1e-12)
     assert np.all(sizes <= step_size * (1.0 + 1e-8))
     # One step fewer would have to be too long.
     np.testing.assert_array_less(step_size * (steps - 1), steps * sizes)

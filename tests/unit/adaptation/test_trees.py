@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from distmc.adaptation.schedule import build_schedule
 from distmc.adaptation.trees import TreeWarmup
 from distmc.adaptation.warmup import Warmup, step_size_from_gradients
 from distmc.kernels.base import GradientState, Target
-from distmc.types import NumpyArray
+from distmc.types import Array, NumpyArray
 
 TARGET = Target(lambda position: (-0.5 * jnp.sum(position**2, axis=1), -position), lambda a, b: jnp.sum(a * b, axis=-1))
 
@@ -31,10 +32,15 @@ def limits(num_warmup: int, max_tree_depth: int, rejections: int = 0) -> NumpyAr
         pooling=Pooling(mean=functools.partial(jnp.mean, axis=0), median=functools.partial(jnp.median, axis=0)),
     )
     trees = TreeWarmup(warmup=Rescue(warmup=warmup, num_chains=4), max_tree_depth=max_tree_depth)
-    state = trees.init(GradientState(jnp.zeros((4, 3)), jnp.zeros(4), jnp.ones((4, 3))))
-    state = state._replace(rejections=jnp.asarray([0, 0, rejections, 0], jnp.int32))
-    steps = jnp.arange(num_warmup + 5, dtype=jnp.int32)
-    return np.asarray([trees.parameters(state, step).max_tree_depth for step in steps])
+
+    # Compiled as a whole: by itself, each operation would be compiled, and called, alone.
+    @jax.jit
+    def limit_of_each(steps: Array) -> Array:
+        state = trees.init(GradientState(jnp.zeros((4, 3)), jnp.zeros(4), jnp.ones((4, 3))))
+        state = state._replace(rejections=jnp.asarray([0, 0, rejections, 0], jnp.int32))
+        return jax.vmap(lambda step: trees.parameters(state, step).max_tree_depth)(steps)
+
+    return np.asarray(limit_of_each(np.arange(num_warmup + 5, dtype=np.int32)))
 
 
 def test_limit_rises_with_each_metric() -> None:

@@ -65,7 +65,7 @@ def banana(position: Array) -> Array:
 
 
 def _correlated_logdensity(position: Array) -> Array:
-    whitened = jnp.linalg.inv(FACTOR) @ position
+    whitened = np.linalg.inv(FACTOR) @ position
     return -0.5 * jnp.sum(whitened**2)
 
 

@@ -12,7 +12,7 @@ from distmc.kernels.base import DIVERGENCE_THRESHOLD, GradientState, Target, Tra
 from distmc.kernels.hmc import HMCInfo, build_kernel
 from distmc.kernels.metrics import Metric, to_position
 from distmc.sampling.rng import chain_keys, seed_key
-from distmc.types import Array
+from distmc.types import Array, NumpyArray
 
 NUM_CHAINS = 6
 NUM_DIMENSIONS = 2
@@ -43,12 +43,14 @@ def parameters(
     )
 
 
+# Compiled as a whole, as is much that follows: by itself, each operation would be compiled, and called, alone.
+@jax.jit
 def keys(step: int = 0) -> Array:
     return chain_keys(seed_key(1), jnp.asarray(step), NUM_CHAINS)
 
 
-def starting_positions() -> Array:
-    return jnp.asarray(np.random.default_rng(0).normal(size=(NUM_CHAINS, NUM_DIMENSIONS)))
+def starting_positions() -> NumpyArray:
+    return np.random.default_rng(0).normal(size=(NUM_CHAINS, NUM_DIMENSIONS))
 
 
 BANANA = target_of(banana)
@@ -95,13 +97,18 @@ def test_trajectory_is_that_of_the_textbook(is_dense: bool) -> None:
     settings = parameters(is_dense=is_dense)
     position, momentum = starting_positions(), momentum_at_start(keys())
     _, info = take_step(BANANA, position, settings, keys())
-    textbook = jax.jit(jax.vmap(lambda *phase: leapfrog(*phase, settings)))
-    end, end_momentum = textbook(position, momentum)
+
+    @jax.jit
+    @jax.vmap
+    def textbook(position: Array, momentum: Array) -> tuple[Array, ...]:
+        end, end_momentum = leapfrog(position, momentum, settings)
+        return end, end_momentum, banana(position), banana(end)
+
+    end, end_momentum, density, end_density = jax.device_get(textbook(position, momentum))
     np.testing.assert_allclose(info.proposal, end, rtol=1e-10)
     np.testing.assert_allclose(info.proposal_momentum, end_momentum, rtol=1e-9, atol=1e-12)
-    density = jax.vmap(banana)
-    energy = -density(position) + 0.5 * jnp.sum(momentum**2, axis=1)
-    end_energy = -density(end) + 0.5 * jnp.sum(end_momentum**2, axis=1)
+    energy = -density + 0.5 * np.sum(momentum**2, axis=1)
+    end_energy = -end_density + 0.5 * np.sum(end_momentum**2, axis=1)
     np.testing.assert_allclose(info.energy_error, end_energy - energy, rtol=1e-8, atol=1e-12)
 
 
@@ -109,15 +116,18 @@ def test_trajectory_is_that_of_the_textbook(is_dense: bool) -> None:
 def test_trajectory_is_reversible_and_keeps_volume(is_dense: bool) -> None:
     # The kernel's trajectories are the textbook's, as the test above shows.
     settings = parameters(step_size=0.3, is_dense=is_dense)
-    at = jnp.array([0.4, -0.7, 0.9, 0.3])
+    at, flip = np.array([0.4, -0.7, 0.9, 0.3]), np.array([1.0, 1.0, -1.0, -1.0])
 
-    @jax.jit
     def flow(phase: Array) -> Array:
         return jnp.concatenate(leapfrog(phase[:2], phase[2:], settings))
 
-    flip = jnp.array([1.0, 1.0, -1.0, -1.0])
-    np.testing.assert_allclose(flow(flow(at) * flip) * flip, at, atol=1e-12)
-    np.testing.assert_allclose(jnp.linalg.det(jax.jacobian(flow)(at)), 1.0, rtol=1e-10)
+    @jax.jit
+    def with_jacobian(phase: Array) -> tuple[Array, Array]:
+        return flow(phase), jax.jacobian(flow)(phase)
+
+    end, jacobian = jax.device_get(with_jacobian(at))
+    np.testing.assert_allclose(with_jacobian(end * flip)[0] * flip, at, atol=1e-12)
+    np.testing.assert_allclose(np.linalg.det(jacobian), 1.0, rtol=1e-10)
 
 
 def test_acceptance_follows_metropolis() -> None:
@@ -141,7 +151,7 @@ def test_acceptance_follows_metropolis() -> None:
 def test_state_holds_density_and_gradient_of_its_position() -> None:
     state, info = take_step(BANANA, starting_positions(), parameters(0.9, 3), keys(3))
     assert 0 < np.sum(info.is_accepted) < NUM_CHAINS
-    again = build_kernel(BANANA).init(state.position)
+    again = jax.jit(build_kernel(BANANA).init)(state.position)
     np.testing.assert_allclose(state.logdensity, again.logdensity, rtol=1e-12)
     np.testing.assert_allclose(state.logdensity_grad, again.logdensity_grad, rtol=1e-12)
 
@@ -237,7 +247,7 @@ def test_nothing_is_compiled_again_for_another_step_size_or_length() -> None:
 
     kernel = build_kernel(target_of(counted))
     step = jax.jit(kernel.step)
-    state = kernel.init(starting_positions())
+    state = kernel.init(jnp.asarray(starting_positions()))
     traces.clear()
     for step_size, length in [(0.1, 1), (0.2, 30), (1e-3, 7)]:
         state, info = step(keys(), state, parameters(step_size, length))
@@ -256,7 +266,7 @@ def test_one_evaluation_for_each_integration_step() -> None:
         return -0.5 * jnp.sum(position**2, axis=1), -position
 
     kernel = build_kernel(Target(logdensity_and_grad, lambda a, b: jnp.sum(a * b, axis=-1)))
-    state = kernel.init(starting_positions())
+    state = kernel.init(jnp.asarray(starting_positions()))
     jax.effects_barrier()
     assert len(calls) == 1
     jax.jit(kernel.step)(keys(), state, parameters(0.1, 5))

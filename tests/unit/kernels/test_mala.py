@@ -24,6 +24,8 @@ def metric() -> Metric:
     return Metric(jnp.asarray(DENSE), jnp.asarray(np.linalg.inv(DENSE)))
 
 
+# Compiled as a whole: by itself, each operation would be compiled alone.
+@jax.jit
 def keys(step: int = 0) -> Array:
     return chain_keys(seed_key(1), jnp.asarray(step), NUM_CHAINS)
 
@@ -56,7 +58,7 @@ def test_step_is_that_of_the_paper(banana_step: Any) -> None:
     state, info = banana_step(position, step_size)
     covariance = DENSE @ DENSE.T
     grad = jax.jit(jax.grad(banana))
-    noise = np.asarray(normal_noise(split_keys(keys(), 2)[0], NUM_DIMENSIONS))
+    noise = np.asarray(jax.jit(lambda: normal_noise(split_keys(keys(), 2)[0], NUM_DIMENSIONS))())
 
     def proposals(at: NumpyArray) -> Any:
         mean = at + 0.5 * step_size**2 * covariance @ np.asarray(grad(at))
@@ -69,7 +71,7 @@ def test_step_is_that_of_the_paper(banana_step: Any) -> None:
         np.testing.assert_allclose(info.acceptance_rate[chain], min(1.0, np.exp(ratio)), rtol=1e-8)
         np.testing.assert_allclose(state.position[chain], end if info.is_accepted[chain] else start, rtol=1e-10)
     assert 0 < np.sum(info.is_accepted) < NUM_CHAINS
-    again = build_kernel(target_of(banana)).init(jnp.asarray(state.position))
+    again = jax.jit(build_kernel(target_of(banana)).init)(state.position)
     np.testing.assert_allclose(state.logdensity_grad, again.logdensity_grad, rtol=1e-10, atol=1e-12)
 
 

@@ -49,6 +49,8 @@ def parameters(step_size: float = 0.3, num_steps: int = 4, factor: Any = (0.8, 1
     return TrajectoryParameters(jnp.asarray(step_size), jnp.asarray(num_steps, jnp.int32), Metric(scales, 1.0 / scales))
 
 
+# Compiled as a whole: by itself, each operation would be compiled, and called, alone.
+@functools.partial(jax.jit, static_argnames="num_chains")
 def keys(step: int = 0, num_chains: int = NUM_CHAINS) -> Array:
     return chain_keys(seed_key(1), jnp.asarray(step), num_chains)
 
@@ -94,7 +96,7 @@ def test_acceptance_follows_metropolis() -> None:
 def test_state_holds_density_and_gradient_of_its_position() -> None:
     state, info = take_step(BANANA, starting_positions(), parameters(1.2, 3), keys(3))
     assert 0 < np.sum(info.is_accepted) < NUM_CHAINS
-    again = build_kernel(BANANA).init(state.position)
+    again = jax.jit(build_kernel(BANANA).init)(state.position)
     np.testing.assert_allclose(state.logdensity, again.logdensity, rtol=1e-12)
     np.testing.assert_allclose(state.logdensity_grad, again.logdensity_grad, rtol=1e-12)
 
@@ -225,7 +227,7 @@ def smallest_p_value(name: str) -> float:
         state, rate = jax.lax.fori_loop(0, 4, one, start)
         return state.position, rate
 
-    end, rate = several_steps(jnp.asarray(position))
+    end, rate = several_steps(position)
     assert 0.3 < rate < 0.9
     normal = straighten(name, np.asarray(end))
     num_dimensions = normal.shape[1]
@@ -290,7 +292,7 @@ def test_one_dimension_is_left_alone_too() -> None:
         state: GradientState = jax.lax.fori_loop(0, 3, one, kernel.init(position))
         return state.position
 
-    end = np.asarray(several_steps(jnp.asarray(start)))[:, 0]
+    end = np.asarray(several_steps(start))[:, 0]
     assert stats.kstest(end, stats.norm.cdf).pvalue > 1e-3
     assert abs(stats.pearsonr(end, start[:, 0]).statistic) < 0.5
     # The distances travelled are no multiples of anything.

@@ -34,6 +34,7 @@ def parameters(step_size: float = 0.3, max_tree_depth: int = DEEPEST_TREE) -> Tr
     return TreeParameters(jnp.asarray(step_size), jnp.asarray(max_tree_depth, jnp.int32), metric)
 
 
+@jax.jit
 def keys(step: int = 0) -> Array:
     return chain_keys(seed_key(1), jnp.asarray(step), NUM_CHAINS)
 
@@ -71,7 +72,8 @@ def flat_step() -> Step:
 # The same trees as a recursion ----------------------------------------------------------------------------------------
 
 
-def random_numbers(rng_keys: Array) -> tuple[NumpyArray, NumpyArray]:
+@jax.jit
+def random_numbers(rng_keys: Array) -> tuple[Array, Array]:
     """Return the momenta (num_chains, num_dimensions) of a step and its coins (num_chains, leaves, 3)."""
     momentum_keys, coin_keys = split_keys(rng_keys, 2)
 
@@ -80,7 +82,7 @@ def random_numbers(rng_keys: Array) -> tuple[NumpyArray, NumpyArray]:
 
     over_leaves = jax.vmap(toss, in_axes=(None, 0))
     coins = jax.vmap(over_leaves, in_axes=(0, None))(coin_keys, jnp.arange(1 << DEEPEST_TREE))
-    return np.asarray(normal_noise(momentum_keys, NUM_DIMENSIONS)), np.asarray(coins)
+    return normal_noise(momentum_keys, NUM_DIMENSIONS), coins
 
 
 def recursive_step(position: NumpyArray, rng_keys: Array, settings: TreeParameters) -> list[recursive_nuts.Outcome]:
@@ -92,7 +94,7 @@ def recursive_step(position: NumpyArray, rng_keys: Array, settings: TreeParamete
         covariance=factor @ factor.T,
         step_size=float(settings.step_size),
     )
-    momentum, coins = random_numbers(rng_keys)
+    momentum, coins = jax.device_get(random_numbers(rng_keys))
     return [
         recursive_nuts.step(
             problem,
@@ -194,7 +196,7 @@ def test_state_holds_density_and_gradient_of_its_position(banana_step: Step) -> 
     assert np.sum(np.any(state.position != position, axis=1)) > NUM_CHAINS // 2
     np.testing.assert_allclose(state.logdensity, again.logdensity, rtol=1e-12)
     np.testing.assert_allclose(state.logdensity_grad, again.logdensity_grad, rtol=1e-10, atol=1e-12)
-    momentum, _ = random_numbers(keys())
+    momentum, _ = jax.device_get(random_numbers(keys()))
     start = -np.asarray(jax.vmap(banana)(position)) + 0.5 * np.sum(momentum**2, axis=1)
     np.testing.assert_allclose(info.energy - info.energy_error, start, rtol=1e-12)
 

@@ -1,5 +1,6 @@
 """One step of slice sampling for all chains."""
 
+import functools
 from typing import Any
 
 import jax
@@ -41,30 +42,53 @@ def starting_positions() -> NumpyArray:
     return np.random.default_rng(0).normal(size=(NUM_CHAINS, 2))
 
 
+# Compiled as a whole, as is all that follows: by itself, each operation would be compiled, and called, alone.
+@jax.jit
 def keys(step: int = 0) -> Array:
     return chain_keys(seed_key(1), jnp.asarray(step), NUM_CHAINS)
 
 
+@functools.cache
+def compiled_step(logdensity: Any, max_expansions: int) -> Any:
+    @jax.jit
+    def step(rng_keys: Array, position: Array, values: tuple[Any, ...]) -> tuple[PlainState, SliceInfo]:
+        kernel = build_kernel(target_of(lambda one: logdensity(one, *values)), NUM_DIRECTIONS, max_expansions)
+        return kernel.step(rng_keys, kernel.init(position), StepParameters(jnp.asarray(WIDTH), METRIC))
+
+    return step
+
+
 def take_step(
-    logdensity: Any, position: Any, rng_keys: Array | None = None, max_expansions: int = 3
+    logdensity: Any, position: Any, *values: Any, rng_keys: Array | None = None, max_expansions: int = 3
 ) -> tuple[PlainState, SliceInfo]:
-    """Return state and info after one step from these positions, as NumPy arrays."""
-    kernel = build_kernel(target_of(logdensity), NUM_DIRECTIONS, max_expansions)
+    """Return state and info after one step from these positions, as NumPy arrays; the density may have parameters."""
     rng_keys = keys() if rng_keys is None else rng_keys
-    parameters = StepParameters(jnp.asarray(WIDTH), METRIC)
-    step = jax.jit(lambda rng_keys, position: kernel.step(rng_keys, kernel.init(position), parameters))
-    result: tuple[PlainState, SliceInfo] = jax.tree.map(np.asarray, step(rng_keys, jnp.asarray(position)))
+    result: tuple[PlainState, SliceInfo] = jax.device_get(
+        compiled_step(logdensity, max_expansions)(rng_keys, position, values)
+    )
     return result
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def random_numbers(max_expansions: int) -> tuple[Any, Array, Array]:
+    """Return the numbers of a step, its directions, and the keys of its points within intervals."""
+    noise_keys, try_keys = split_keys(keys(), 2)
+    noise = slice_kernel._draw_noise(noise_keys, 2, NUM_DIRECTIONS, max_expansions)
+    return noise, orthonormal(noise.direction, jnp.int32(NUM_DIRECTIONS), target_of(banana)), try_keys
+
+
+@jax.jit
+def places(try_keys: Array, num_evaluations: int) -> Array:
+    """Return where within its interval each chain's next point lies, from 0 to 1."""
+    return uniform_noise(keys_at(try_keys, jnp.asarray(num_evaluations)))
 
 
 class Textbook:
     """Slice sampling as Neal's figures 3 and 5 have it, one chain at a time, with the kernel's random numbers."""
 
     def __init__(self, max_expansions: int) -> None:
-        noise_keys, self.try_keys = split_keys(keys(), 2)
-        noise = slice_kernel._draw_noise(noise_keys, 2, NUM_DIRECTIONS, max_expansions)
-        self.frame = np.asarray(orthonormal(noise.direction, jnp.int32(NUM_DIRECTIONS), target_of(banana)))
-        self.noise = jax.tree.map(np.asarray, noise)
+        noise, frame, self.try_keys = random_numbers(max_expansions)
+        self.noise, self.frame = jax.device_get((noise, frame))
         self.max_expansions = max_expansions
 
     def step(self, chain: int, position: NumpyArray) -> tuple[NumpyArray, int, float]:
@@ -88,7 +112,7 @@ class Textbook:
                 right, right_budget = right + WIDTH, right_budget - 1
             while True:
                 # The numbers for points within intervals are told apart by the evaluations that went before.
-                uniform = uniform_noise(keys_at(self.try_keys, jnp.asarray(self.num_evaluations)))[chain]
+                uniform = np.asarray(places(self.try_keys, self.num_evaluations))[chain]
                 offset = left + float(uniform) * (right - left)
                 num_tries += 1
                 if is_inside(offset):
@@ -114,8 +138,11 @@ def test_step_is_that_of_the_textbook(max_expansions: int) -> None:
 
 
 def test_budget_of_steps_out_is_split_evenly() -> None:
-    many = chain_keys(seed_key(2), jnp.asarray(0), 4000)
-    noise = slice_kernel._draw_noise(many, 1, 1, 3)
+    @jax.jit
+    def draw() -> Any:
+        return slice_kernel._draw_noise(chain_keys(seed_key(2), jnp.asarray(0), 4000), 1, 1, 3)
+
+    noise = draw()
     counts = np.bincount(np.asarray(noise.left_budget)[:, 0], minlength=4)
     np.testing.assert_allclose(counts / 4000, 0.25, atol=4.0 * np.sqrt(0.25 * 0.75 / 4000))
 
@@ -146,20 +173,21 @@ def test_chain_does_not_depend_on_others_that_take_longer() -> None:
     order = np.array([3, 0, 5, 1, 4, 2])
     mixed = starting_positions()
     mixed[2] = [100.0, 0.0]
-    state, info = take_step(narrow_beyond, mixed[order], keys()[order])
+    state, info = take_step(narrow_beyond, mixed[order], rng_keys=keys()[order])
     is_slow = order == 2
     assert info.num_integration_steps[is_slow].item() > np.max(alone_info.num_integration_steps)
     for new, old in zip((*state, *info), (*alone, *alone_info), strict=True):
         assert new[~is_slow].tobytes() == old[order][~is_slow].tobytes()
 
 
+def broken_beyond(position: Any, bad: Any) -> Any:
+    return jnp.where(position[0] > 0.1, bad, -0.5 * jnp.sum(position**2))
+
+
 @pytest.mark.parametrize("bad", [-np.inf, np.inf, np.nan])
 def test_points_that_are_not_finite_are_outside_of_every_slice(bad: float) -> None:
-    def broken_beyond(position: Any) -> Any:
-        return jnp.where(position[0] > 0.1, bad, -0.5 * jnp.sum(position**2))
-
     start = starting_positions() - np.array([2.0, 0.0])
-    state, info = take_step(broken_beyond, start)
+    state, info = take_step(broken_beyond, start, bad)
     assert 0 < np.sum(info.is_nonfinite)
     assert np.all(state.position[:, 0] <= 0.1)
     assert np.all(np.isfinite(state.logdensity))

@@ -1,5 +1,6 @@
 """Cases of the hidden Markov likelihood, and the plain recursion that it is compared with."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +10,15 @@ import numpy as np
 from jax.scipy.stats import norm, poisson
 
 from distmc.likelihoods import hmm
+from distmc.types import NumpyArray
 
 KINDS = ("categorical", "gaussian", "poisson", "general")
 NUM_SYMBOLS = 5
 
 
-def dirichlet(rng: np.random.Generator, *shape: int) -> jax.Array:
-    return jnp.asarray(rng.dirichlet(np.ones(shape[-1]), size=shape[:-1]))
+# Parameters are NumPy's: JAX would compile a program for each shape of which it makes an array.
+def dirichlet(rng: np.random.Generator, *shape: int) -> NumpyArray:
+    return rng.dirichlet(np.ones(shape[-1]), size=shape[:-1])
 
 
 def problem(kind: str, seed: int = 0, num_states: int = 3, num_rows: int = 12, num_steps: int = 5) -> dict[str, Any]:
@@ -30,10 +33,10 @@ def problem(kind: str, seed: int = 0, num_states: int = 3, num_rows: int = 12, n
         emission = (dirichlet(rng, num_states, NUM_SYMBOLS),)
         observations = np.where(missing, -1, rng.integers(0, NUM_SYMBOLS, shape))
     elif kind == "poisson":
-        emission = (jnp.asarray(rng.uniform(1, 6, num_states)),)
+        emission = (rng.uniform(1, 6, num_states),)
         observations = np.where(missing, -1, rng.poisson(3, shape))
     else:
-        emission = (jnp.asarray(rng.normal(size=num_states)), jnp.asarray(rng.uniform(0.5, 2, num_states)))
+        emission = (rng.normal(size=num_states), rng.uniform(0.5, 2, num_states))
         observations = np.where(missing, np.nan, rng.normal(size=shape))
     return {"parameters": chain + emission, "observations": observations, "length": length, "missing": missing}
 
@@ -89,6 +92,12 @@ def value_and_gradient(function: Callable[[Any], jax.Array], parameters: Any, co
         return value, pull(jnp.asarray(cotangent, value.dtype))[0]
 
     return compiled(parameters)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def reference_and_gradient(kind: str, parameters: Any, given_problem: dict[str, Any], cotangent: Any) -> Any:
+    value, pull = jax.vjp(lambda p: reference(kind, p, given_problem), parameters)
+    return value, pull(cotangent)[0]
 
 
 def assert_close(actual: Any, expected: Any, rtol: float) -> None:

@@ -1,5 +1,6 @@
 """The log-density over workers equals the serial one."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,14 @@ def evaluate(
     what: str = "logdensity_and_grad",
 ) -> Any:
     """Return log-density and gradient as every worker sees them, (num_workers, num_chains, ...)."""
+    function, *inputs = compiled(model, data, num_workers, precision, what)
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, function(position, *inputs))
+
+
+@functools.cache
+def compiled(model: Model, data: Data, num_workers: int, precision: Precision, what: str) -> tuple[Any, ...]:
+    """Return the function of positions, shards and constants, and the last two; several tests ask for the same."""
     blocks = plan_blocks(data, NUM_BLOCKS)
     plan = ReductionPlan(num_blocks=NUM_BLOCKS, num_workers=num_workers)
     target = ShardedLogDensity(
@@ -61,14 +70,18 @@ def evaluate(
         out_specs=each,
         check_vma=False,
     )
-    with jax.enable_x64(True):
-        return jax.tree.map(np.asarray, jax.jit(mapped)(position, whole, constants))
+    return jax.jit(mapped), whole, constants
 
 
 def evaluate_serially(model: Model, data: Data, position: NumpyArray, precision: Precision = "float64") -> Any:
     with jax.enable_x64(True):
-        serial = serial_logdensity(model, data, plan_blocks(data, NUM_BLOCKS), precision)
-        return jax.tree.map(np.asarray, jax.jit(jax.vmap(jax.value_and_grad(serial)))(position))
+        return jax.tree.map(np.asarray, compiled_serially(model, data, precision)(position))
+
+
+@functools.cache
+def compiled_serially(model: Model, data: Data, precision: Precision) -> Any:
+    serial = serial_logdensity(model, data, plan_blocks(data, NUM_BLOCKS), precision)
+    return jax.jit(jax.vmap(jax.value_and_grad(serial)))
 
 
 def positions(model: Model) -> NumpyArray:

@@ -1,8 +1,10 @@
 """What the compiled program says to other workers, read off its text, and how much memory it needs."""
 
 import dataclasses
+import functools
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,6 +44,12 @@ def lowered(task: WorkerTask, num_workers: int, reduction: Reduction = "ordered"
         return lower_program(spec, task.model, plan, mesh, shard, {})
 
 
+@pytest.fixture(scope="module")
+def lowered_for(task: WorkerTask) -> Callable[[int], LoweredProgram]:
+    """Return the program for a number of workers, of which several tests read the same."""
+    return functools.cache(functools.partial(lowered, task))
+
+
 def collectives(stage: Any) -> dict[str, int]:
     """Count the collectives in the text of a lowered or compiled program, by name."""
     text = stage.as_text()
@@ -55,8 +63,10 @@ def collectives(stage: Any) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("num_workers", [2, 3, 4, 6])
-def test_each_evaluation_is_one_reduction_and_nothing_else_is_said(task: WorkerTask, num_workers: int) -> None:
-    program = lowered(task, num_workers)
+def test_each_evaluation_is_one_reduction_and_nothing_else_is_said(
+    lowered_for: Callable[[int], LoweredProgram], num_workers: int
+) -> None:
+    program = lowered_for(num_workers)
     hops = {"collective_permute": math.ceil(math.log2(num_workers))}
     # The target is evaluated in one place of each: at the start, and in the loop over integration steps.
     assert collectives(program.start) == hops
@@ -71,8 +81,8 @@ def test_fast_reduction_is_one_all_reduce(task: WorkerTask) -> None:
     assert collectives(lowered(task, 3, "fast").advance) == {"all_reduce": 1}
 
 
-def test_everything_travels_in_one_flat_array(task: WorkerTask) -> None:
-    text = lowered(task, 2).advance.as_text()
+def test_everything_travels_in_one_flat_array(task: WorkerTask, lowered_for: Callable[[int], LoweredProgram]) -> None:
+    text = lowered_for(2).advance.as_text()
     (sent,) = re.findall(r"stablehlo\.collective_permute.*?: \(tensor<([^>]*)>\)", text)
     # Log-density and three derivatives of four chains.
     assert sent == f"{task.spec.num_chains}x{1 + 3}xf64"

@@ -54,7 +54,7 @@ def test_start_evaluates_the_starting_positions(compiled_worker: Worker, task: W
     arrays = compiled_worker.collect(0)
     np.testing.assert_array_equal(arrays.state["kernel.position"], task.start)
     with jax.enable_x64(True):
-        serial = serial_logdensity(task.model, task.data, plan_blocks(task.data, 8), task.spec.precision)
+        serial = jax.jit(serial_logdensity(task.model, task.data, plan_blocks(task.data, 8), task.spec.precision))
         expected = [float(serial(position)) for position in task.start]
     np.testing.assert_allclose(arrays.state["kernel.logdensity"], expected, rtol=1e-6)
     assert arrays.unconstrained.shape == (4, 0, 3)
