@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 _ROOM_CHECK_SECONDS = 1.0
 _NODE_CHECK_SECONDS = 2.0
-_IDLE_CHECK_SECONDS = 1.0
+# A process takes longer to start, so that those that wait for it are missed before they are called.
+_IDLE_CHECK_SECONDS = 0.5
 _REFILL_SECONDS = 10.0
 # A run that is over by then would be begun again rather than kept ready for losses.
 _RESERVE_SECONDS = 3.0

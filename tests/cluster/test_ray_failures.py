@@ -219,8 +219,9 @@ def test_worker_that_dies_while_it_has_nothing_to_do_is_not_called_again(watcher
 
     def kill_the_other(event: RunEvent) -> None:
         if isinstance(event, WorkersLost):
-            # By then it has answered, and waits for somebody in the place of the first.
-            threading.Timer(0.5, os.kill, (first[1], signal.SIGKILL)).start()
+            # By then it has answered. It waits for somebody in the place of the first, who starts after this only.
+            time.sleep(0.5)
+            os.kill(first[1], signal.SIGKILL)
 
     watcher.on_chunk = kill
     watcher.also = kill_the_other
