@@ -1,4 +1,4 @@
-"""One small run that the tests of this folder take steps of; it is compiled once."""
+"""One small run that the tests of this folder take steps of; it is compiled once a module."""
 
 from typing import Any
 
@@ -34,9 +34,9 @@ def task() -> WorkerTask:
     return WorkerTask(spec=spec, model=model, data=Data(rows={"x": x, "y": y}), start=rng.normal(size=(NUM_CHAINS, 3)))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def compiled_worker(task: WorkerTask) -> Worker:
-    """Return a worker that is ready to start."""
+    """Return a worker that is ready to start, compiled as its module asks for."""
     worker = Worker(task, 0, 1)
     worker.load()
     report = worker.compile()
