@@ -7,16 +7,16 @@ from typing import Any
 import jax
 
 # Without optimisation, and by XLA's older generator of code: a third of the time for a hidden Markov model's gradient.
-_WANTED: dict[str, str | bool | int] = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+_WANTED: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": False}
 
 
 def brief(function: Callable[..., Any]) -> Any:
     """Return `jax.jit` of a function, to be compiled quickly rather than well."""
-    return jax.jit(function, compiler_options=_options())
+    return jax.jit(function, compiler_options=brief_options())
 
 
 @functools.cache
-def _options() -> dict[str, str | bool | int]:
+def brief_options() -> dict[str, str | bool]:
     """Return what XLA is told; nothing where it does not know one of the options, which are its own affair."""
     try:
         jax.jit(lambda: 0, compiler_options=_WANTED).lower().compile()

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from distmc.kernels.base import Target
+from distmc.model.brief import brief_options
 from distmc.model.model import Model
 from distmc.model.transforms import Unconstrainer
 from distmc.parallel.canonical import canonical
@@ -89,7 +90,8 @@ def compile_program(
     lowered = lower_program(spec, model, plan, mesh, shard, constants)
     options = compiler_options(mesh)
     return CompiledProgram(
-        start=lowered.start.compile(options),
+        # It evaluates the target once; docs/decisions/brief-start.md.
+        start=lowered.start.compile(options and options | brief_options()),
         advance=lowered.advance.compile(options),
         state=lowered.state,
         trace=lowered.trace,

@@ -33,7 +33,7 @@ from distmc.testing.invariance import require_identical
 ray = pytest.importorskip("ray")
 
 # It takes a minute or two where nothing else runs.
-pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("optimised")]
+pytestmark = [pytest.mark.timeout(600)]
 
 DRIVER = Path(fault_driver.__file__)
 ROOT = DRIVER.parents[2]

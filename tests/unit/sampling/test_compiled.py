@@ -17,12 +17,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from distmc.data.blocks import plan_blocks
 from distmc.data.data import Data
 from distmc.likelihoods import hmm
+from distmc.model.brief import brief_options
 from distmc.model.model import Model
 from distmc.parallel.logdensity import pack_shard
 from distmc.parallel.mesh import WORKER_AXIS, build_mesh
 from distmc.parallel.tree import ReductionPlan
 from distmc.samplers import MALA, RWMH, Sampler, Slice
-from distmc.sampling.compiled import LoweredProgram, lower_program
+from distmc.sampling import compiled
+from distmc.sampling.compiled import LoweredProgram, compile_program, lower_program
 from distmc.sampling.worker import WorkerTask
 from distmc.spec import Reduction
 
@@ -95,6 +97,19 @@ def test_values_alone_travel_where_there_is_no_gradient(task: WorkerTask, sample
     assert collectives(program.start) == collectives(program.advance) == {"collective_permute": 1}
     (sent,) = re.findall(r"stablehlo\.collective_permute.*?: \(tensor<([^>]*)>\)", program.advance.as_text())
     assert sent == f"{task.spec.num_chains}xf64"
+
+
+def test_what_is_called_once_is_compiled_briefly(task: WorkerTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    briefly, asked = brief_options(), []
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self, options: asked.append(options))
+    monkeypatch.setattr(compiled, "_CPU_OPTIONS", {"xla_cpu_multi_thread_eigen": False})
+    mesh, plan = build_mesh(jax.devices()[:1]), ReductionPlan(num_blocks=8, num_workers=1)
+    with jax.enable_x64(True):
+        shard = pack_shard(task.data, plan_blocks(task.data, 8), plan, 0, task.spec.precision)
+        compile_program(task.spec, task.model, plan, mesh, shard, {})
+    start, advance = asked
+    assert advance == {"xla_cpu_multi_thread_eigen": False}
+    assert start == advance | briefly
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------
