@@ -24,7 +24,7 @@ demo: $(VENV)/.for-demo
 test: export OMP_NUM_THREADS = 1
 test: export OPENBLAS_NUM_THREADS = 1
 test: $(VENV)/.for-development
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 soak: $(VENV)/.for-development
 	$(BIN)/python benchmarks/soak.py $(ARGS)

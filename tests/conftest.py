@@ -62,6 +62,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneClusterAt
     return OneClusterAtATime(config, log)
 
 
+@functools.cache
+def give_way() -> None:
+    """Let the tests of clusters use the cores first, which have deadlines to keep; all others only compute."""
+    os.nice(5)
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """Say how urgent a test is, and all that follow in this process: those of clusters are shared out first."""
+    if not nodeid.startswith("tests/cluster/"):
+        give_way()
+
+
 def descendants(pid: int) -> set[int]:
     """Return the processes below `pid`, zombies left out."""
     parents = {}
