@@ -49,7 +49,7 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 class OneClusterAtATime(LoadFileScheduling):
-    """Shares out tests by file, but all that start clusters go to one process: two at once are too many."""
+    """Shares out tests by file, but all of `tests/cluster` go to one process: two of their clusters are too many."""
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
@@ -68,9 +68,9 @@ def give_way() -> None:
     os.nice(5)
 
 
-def pytest_runtest_logstart(nodeid: str) -> None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
     """Say how urgent a test is, and all that follow in this process: those of clusters are shared out first."""
-    if not nodeid.startswith("tests/cluster/"):
+    if not item.nodeid.startswith("tests/cluster/"):
         give_way()
 
 

@@ -1,4 +1,4 @@
-"""Programs that are called a few times, before a run: what matters is how long compiling takes."""
+"""Programs that are called a few times, before a run or at its start: what matters is how long compiling takes."""
 
 import functools
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-# Without optimisation, and by XLA's older generator of code: a third of the time for a hidden Markov model's gradient.
+# No optimisation, and XLA's older generator of code: a quarter of the time for a hidden Markov model's gradient.
 _WANTED: dict[str, str | bool] = {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": False}
 
 
