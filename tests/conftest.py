@@ -35,13 +35,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.pop("RAY_ADDRESS", None)
 
 import jax  # noqa: E402 - reads the variables set above
+from jax.extend.backend import clear_backends  # noqa: E402
 
 from distmc.sampling import compiled  # noqa: E402
 
-# Tests of what workers compute together use up to eight devices of this process in place of eight processes. There are
-# twice as many, since XLA has a thread for each, and those that wait for each other in a sum must leave some free.
-# Unlike a variable in the environment, the setting does not reach the processes that tests start.
-jax.config.update("jax_num_cpu_devices", 16)
 # Many tests compile what others have compiled already. This, too, does not reach other processes.
 jax.config.update("jax_compilation_cache_dir", f"{_HOME.name}/compiled")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -114,6 +111,8 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    # Modules that were imported may have started devices with more threads.
+    start_devices(1)
 
 
 @contextlib.contextmanager
@@ -132,6 +131,31 @@ def compiling(level: int, *, for_users: bool = False) -> Iterator[None]:
             yield
         finally:
             jax.config.update("jax_disable_most_optimizations", before)
+
+
+def start_devices(count: int) -> None:
+    """Let this process have so many devices from now on, and as many threads that compute."""
+    jax.clear_caches()
+    clear_backends()
+    # Unlike a variable in the environment, this does not reach the processes that tests start.
+    jax.config.update("jax_num_cpu_devices", count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PJRT_NPROC", "1")
+        jax.devices()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def devices(request: pytest.FixtureRequest) -> None:
+    """Start the devices that a module needs: one, or many if it is marked so.
+
+    Tests of what workers compute together use up to eight devices of this process in place of eight processes. There
+    are twice as many, since XLA has a thread for each, and those that wait for each other in a sum must leave some
+    free. Threads without work look for some at one another before they sleep: with sixteen of them small models took
+    half as much processor time again.
+    """
+    wanted = 1 if request.node.get_closest_marker("many_devices") is None else 16
+    if wanted != len(jax.devices()):
+        start_devices(wanted)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -31,7 +31,7 @@ from distmc.sampling.compiled import compiler_options, lower_program
 from distmc.spec import Precision, RunSpec
 from distmc.types import NumpyArray
 
-pytestmark = pytest.mark.usefixtures("compiled_for_users")
+pytestmark = [pytest.mark.many_devices, pytest.mark.usefixtures("compiled_for_users")]
 
 NUM_ROWS, NUM_BLOCKS, NUM_BATCHES, NUM_POINTS = 90, 8, 40, 48
 RNG = np.random.default_rng(0)

@@ -27,7 +27,7 @@ from distmc.sampling.worker import WorkerTask
 from distmc.spec import Local, Placement, Ray, RunSpec
 from distmc.testing.invariance import first_difference, require_identical
 
-pytestmark = pytest.mark.usefixtures("compiled_for_users")
+pytestmark = [pytest.mark.many_devices, pytest.mark.usefixtures("compiled_for_users")]
 
 NUM_STATES, NUM_SYMBOLS = 2, 3
 SPEC = RunSpec(num_chains=4, num_warmup=40, num_draws=20, num_blocks=8)

@@ -8,7 +8,7 @@ from distmc.sampling.state import to_arrays
 from distmc.testing import samplers
 from distmc.testing.samplers import LOW_RANK_CASE, SAMPLER_CASES, SAMPLER_CHECKS, SamplerCase
 
-pytestmark = pytest.mark.usefixtures("compiled_for_users")
+pytestmark = [pytest.mark.many_devices, pytest.mark.usefixtures("compiled_for_users")]
 
 
 @pytest.mark.parametrize("check", SAMPLER_CHECKS, ids=lambda check: check.__name__)

@@ -24,6 +24,8 @@ from distmc.parallel.tree import ReductionPlan
 from distmc.spec import Precision
 from distmc.types import NumpyArray
 
+pytestmark = pytest.mark.many_devices
+
 NUM_BLOCKS = 8
 NUM_CHAINS = 3
 

@@ -2,9 +2,12 @@
 
 import jax
 import numpy as np
+import pytest
 from jax.sharding import PartitionSpec
 
 from distmc.parallel.mesh import WORKER_AXIS, build_mesh, first_to_host, replicate, shard, to_host
+
+pytestmark = pytest.mark.many_devices
 
 
 def test_replicated_arrays_are_whole_on_every_device() -> None:

@@ -16,7 +16,7 @@ from distmc.parallel.reduction import BlockSum, FastSum, OrderedSum
 from distmc.parallel.tree import ReductionPlan
 from distmc.types import NumpyArray
 
-pytestmark = pytest.mark.usefixtures("optimised")
+pytestmark = [pytest.mark.many_devices, pytest.mark.usefixtures("optimised")]
 
 NUM_BLOCKS = 8
 SHAPE = (3, 5)

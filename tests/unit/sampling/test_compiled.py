@@ -28,6 +28,8 @@ from distmc.sampling.compiled import LoweredProgram, compile_program, lower_prog
 from distmc.sampling.worker import WorkerTask
 from distmc.spec import Reduction
 
+pytestmark = pytest.mark.many_devices
+
 COLLECTIVES = ("collective_permute", "all_reduce", "all_gather", "all_to_all", "reduce_scatter", "collective_broadcast")
 
 

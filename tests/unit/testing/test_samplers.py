@@ -18,6 +18,8 @@ from distmc.sampling.program import Program, build_program
 from distmc.testing import samplers
 from distmc.testing.samplers import SAMPLER_CASES, SamplerCase
 
+pytestmark = pytest.mark.many_devices
+
 build_kernel = hmc.build_kernel
 
 

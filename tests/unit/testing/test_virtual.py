@@ -14,6 +14,8 @@ from distmc.samplers import HMC
 from distmc.spec import RunSpec
 from distmc.testing.virtual import VirtualRun, compile_run, count_collectives
 
+pytestmark = pytest.mark.many_devices
+
 
 def log_likelihood(params: dict[str, Any], data: dict[str, Any]) -> Any:
     return dist.Normal(params["mean"], data["noise"]).log_prob(data["y"])
