@@ -113,7 +113,10 @@ def placement(
 
 
 def prepare_process(on: Placement) -> None:
-    """Settle what JAX and Ray read from the environment when they are first imported."""
+    """Settle what JAX and Ray read from the environment when they are first imported or used."""
+    # With one thread for each core a run in this process is slower, and where a likelihood has large products its last
+    # bits are not those of workers, which have one thread.
+    os.environ.setdefault("PJRT_NPROC", "1")
     if isinstance(on, Ray):
         # JAX in this process would take most memory of the GPUs that the workers are to own.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")

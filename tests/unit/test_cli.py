@@ -443,6 +443,48 @@ def test_driver_leaves_gpus_to_the_workers(
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
 
+@pytest.mark.parametrize("on", [distmc.Local(), distmc.Ray()], ids=str)
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("4", "4")], ids=["by itself", "as the user says"])
+def test_process_computes_with_one_thread(
+    monkeypatch: pytest.MonkeyPatch, on: distmc.Ray | distmc.Local, before: str | None, after: str
+) -> None:
+    for name in ("PJRT_NPROC", "JAX_PLATFORMS", "RAY_IGNORE_UNHANDLED_ERRORS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.delenv("PJRT_NPROC")
+    if before is not None:
+        monkeypatch.setenv("PJRT_NPROC", before)
+    cli.prepare_process(on)
+    assert os.environ["PJRT_NPROC"] == after
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="names of threads are read from /proc")
+def test_sampling_from_the_command_line_computes_with_one_thread(here: Path) -> None:
+    """JAX reads the setting when it starts its devices, so that it has to come before."""
+    (here / "counting.py").write_text(
+        textwrap.dedent("""
+        import pathlib
+
+        import distmc
+        import numpyro.distributions as dist
+
+
+        def log_likelihood(params, data):
+            names = [file.read_text() for file in pathlib.Path("/proc/self/task").glob("*/comm")]
+            pathlib.Path("threads").write_text(str(sum("XLAEigen" in name for name in names)))
+            return dist.Normal(params["mean"], 1.0).log_prob(data["y"])
+
+
+        model = distmc.Model({"mean": dist.Normal(0.0, 1.0)}, log_likelihood)
+        """)
+    )
+    np.savez(here / "y.npz", y=np.arange(20.0))
+    settings = ["--data", "y.npz", "--chains", "2", "--warmup", "10", "--draws", "10", "--out", "run"]
+    command = [sys.executable, "-m", "distmc", "sample", "counting.py:model", *settings]
+    environment = {name: value for name, value in os.environ.items() if name != "PJRT_NPROC"}
+    subprocess.run(command, cwd=here, env=environment, check=True, capture_output=True)
+    assert (here / "threads").read_text() == "1"
+
+
 def test_installed_command_reports_unusable_input(here: Path) -> None:
     (here / "late.py").write_text(
         textwrap.dedent("""
