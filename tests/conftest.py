@@ -107,11 +107,12 @@ def wait_until_gone(pids: set[int], seconds: float) -> set[int]:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the search for garbage what has been imported, and make it rarer: it took a twentieth of the time."""
+    """Leave behind what importing the modules has brought about."""
+    # The search for garbage, which took a twentieth of the time, spares it and becomes rarer.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    # Modules that were imported may have started devices with more threads.
+    # They may have started devices, with more threads.
     start_devices(1)
 
 
