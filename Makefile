@@ -23,7 +23,6 @@ demo: $(VENV)/.for-demo
 # A process that is aborted ends the tests: what was shared out to it nobody else would run, nor would the end ever come.
 test: export OMP_NUM_THREADS = 1
 test: export OPENBLAS_NUM_THREADS = 1
-test: export PJRT_NPROC = 1
 test: $(VENV)/.for-development
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 

@@ -22,6 +22,8 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_worker_niceness"] = "0"
 # distmc's own clusters start no processes in advance either.
 os.environ["RAY_prestart_worker_first_driver"] = "0"
+# Tests run side by side: XLA's threads, one for each core in each process, would only wait for each other's cores.
+os.environ["PJRT_NPROC"] = "1"
 # Half of the time of most tests goes into compiling. XLA's older code generator takes two thirds of the time of the
 # one that users get, and its programs run almost as quickly; where last bits matter, see `compiled_for_users`.
 _QUICK_FLAG = "--xla_cpu_use_fusion_emitters=false"
@@ -107,13 +109,10 @@ def wait_until_gone(pids: set[int], seconds: float) -> set[int]:
 
 
 def pytest_collection_finish() -> None:
-    """Leave behind what importing the modules has brought about."""
-    # The search for garbage, which took a twentieth of the time, spares it and becomes rarer.
+    """Spare the search for garbage what has been imported, and make it rarer: it took a twentieth of the time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    # They may have started devices, with more threads.
-    start_devices(1)
 
 
 @contextlib.contextmanager
@@ -135,14 +134,11 @@ def compiling(level: int, *, for_users: bool = False) -> Iterator[None]:
 
 
 def start_devices(count: int) -> None:
-    """Let this process have so many devices from now on, and as many threads that compute."""
+    """Let this process have so many devices from now on, and XLA a thread for each."""
     jax.clear_caches()
     clear_backends()
     # Unlike a variable in the environment, this does not reach the processes that tests start.
     jax.config.update("jax_num_cpu_devices", count)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PJRT_NPROC", "1")
-        jax.devices()
 
 
 @pytest.fixture(scope="module", autouse=True)

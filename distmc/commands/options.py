@@ -115,7 +115,7 @@ def placement(
 def prepare_process(on: Placement) -> None:
     """Settle what JAX and Ray read from the environment when they are first imported or used."""
     # With one thread for each core a run in this process is slower, and where a likelihood has large products its last
-    # bits are not those of workers, which have one thread.
+    # bits are not those of workers with one core each.
     os.environ.setdefault("PJRT_NPROC", "1")
     if isinstance(on, Ray):
         # JAX in this process would take most memory of the GPUs that the workers are to own.

@@ -443,11 +443,12 @@ def test_driver_leaves_gpus_to_the_workers(
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
 
 
-@pytest.mark.parametrize("on", [distmc.Local(), distmc.Ray()], ids=str)
+@pytest.mark.parametrize("on", [distmc.Local(), distmc.Ray()], ids=lambda on: type(on).__name__)
 @pytest.mark.parametrize(("before", "after"), [(None, "1"), ("4", "4")], ids=["by itself", "as the user says"])
 def test_process_computes_with_one_thread(
     monkeypatch: pytest.MonkeyPatch, on: distmc.Ray | distmc.Local, before: str | None, after: str
 ) -> None:
+    # What is set here is put back afterwards, whatever else happens to it.
     for name in ("PJRT_NPROC", "JAX_PLATFORMS", "RAY_IGNORE_UNHANDLED_ERRORS"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     monkeypatch.delenv("PJRT_NPROC")
