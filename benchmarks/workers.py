@@ -33,6 +33,7 @@ CONFIGURATIONS: dict[str, tuple[int, Reduction]] = {
     "two workers": (2, "ordered"),
     "two workers, library's sum": (2, "fast"),
 }
+NUM_BLOCKS = 64
 
 
 def build_model(num_states: int, num_symbols: int) -> distmc.Model:
@@ -50,7 +51,14 @@ def build_model(num_states: int, num_symbols: int) -> distmc.Model:
 
 
 def seconds_per_gradient(
-    model: distmc.Model, data: distmc.Data, on: Placement, reduction: Reduction, num_chains: int, num_steps: int
+    model: distmc.Model,
+    data: distmc.Data,
+    on: Placement,
+    *,
+    reduction: Reduction = "ordered",
+    num_chains: int,
+    num_steps: int,
+    num_blocks: int = NUM_BLOCKS,
 ) -> list[float]:
     """Run a few steps and return the seconds of one gradient in each chunk, the first two left out."""
     spec = RunSpec(
@@ -58,7 +66,7 @@ def seconds_per_gradient(
         num_chains=num_chains,
         num_warmup=0,
         num_draws=num_steps,
-        num_blocks=64,
+        num_blocks=num_blocks,
         reduction=reduction,
     )
     run = Run.prepare(model, data, spec, on)
@@ -85,7 +93,10 @@ def alone_with_half(core: int, problem: dict[str, int], draws: int) -> list[floa
         os.sched_setaffinity(0, {core})
     data = make_data(problem["rows"] // 2, problem["steps"], problem["symbols"])
     model = build_model(problem["states"], problem["symbols"])
-    return seconds_per_gradient(model, data, Local(), "ordered", problem["chains"], draws)
+    # Half of the blocks, too, so that they are as large as those of the workers.
+    return seconds_per_gradient(
+        model, data, Local(), num_chains=problem["chains"], num_steps=draws, num_blocks=NUM_BLOCKS // 2
+    )
 
 
 def halves_at_once(problem: dict[str, int], draws: int) -> list[float]:
@@ -109,7 +120,9 @@ def measure(problem: dict[str, int], draws: int, repeats: int) -> dict[str, obje
             for name, (num_workers, reduction) in CONFIGURATIONS.items():
                 print(f"turn {turn + 1} of {repeats}: {name}", flush=True)
                 on = Ray(num_workers=num_workers)
-                seconds[name] += seconds_per_gradient(model, data, on, reduction, problem["chains"], draws)
+                seconds[name] += seconds_per_gradient(
+                    model, data, on, reduction=reduction, num_chains=problem["chains"], num_steps=draws
+                )
             print(f"turn {turn + 1} of {repeats}: {control}", flush=True)
             seconds[control] += halves_at_once(problem, draws)
     finally:

@@ -281,7 +281,9 @@ def _collectives_on(runtime: Any, host: str | None) -> None:
 def _connect_past_proxies(coordinator_address: str) -> None:
     """Keep gRPC from sending traffic between workers through a web proxy named in the environment."""
     host = coordinator_address.rsplit(":", 1)[0].strip("[]")
-    os.environ["no_grpc_proxy"] = host
+    # gRPC reads the second only where there is no first.
+    spared = (os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy", "")).split(",")
+    os.environ["no_grpc_proxy"] = ",".join([*filter(None, spared), *[host] * (host not in spared)])
 
 
 def worker_environment(

@@ -3,11 +3,8 @@
 import json
 import subprocess
 import sys
-import types
 
 import pytest
-
-import distmc
 
 SLOW = ("arviz_base", "arviz_stats", "netCDF4", "ray", "xarray")
 FOR_FILES = ("arviz_base", "arviz_stats", "netCDF4", "pandas", "xarray")
@@ -76,30 +73,3 @@ def test_it_takes_a_moment(facts: dict[str, object]) -> None:
     seconds = facts["seconds"]
     assert isinstance(seconds, float)
     assert seconds < 1.0
-
-
-def public_names(package: types.ModuleType) -> set[str]:
-    """Return the names that a package holds without an underscore, its own modules left out."""
-
-    def is_own_module(value: object) -> bool:
-        return isinstance(value, types.ModuleType) and value.__name__.startswith(f"{package.__name__}.")
-
-    return {name for name, value in vars(package).items() if not (name.startswith("_") or is_own_module(value))}
-
-
-def test_public_names_are_exactly_what_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What is loaded at first use has to be there; `dir` would only repeat what is offered.
-    for name in distmc.__all__:
-        getattr(distmc, name)
-    # The one module that is offered as a name.
-    assert public_names(distmc) | {"errors"} == set(distmc.__all__) == set(dir(distmc)) - {"__version__"}
-    monkeypatch.setattr(distmc, "extra", json, raising=False)
-    assert public_names(distmc) - set(distmc.__all__) == {"extra"}
-
-
-def test_public_names_are_sorted() -> None:
-    # As ruff sorts them: constants, then classes, then functions.
-    def key(name: str) -> tuple[int, str]:
-        return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
-
-    assert distmc.__all__ == sorted(distmc.__all__, key=key)

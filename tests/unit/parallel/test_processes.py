@@ -123,6 +123,21 @@ def test_join_ignores_web_proxies() -> None:
         member.process.kill()
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, "10.0.0.7"),
+        ({"no_proxy": "localhost,.example.org"}, "localhost,.example.org,10.0.0.7"),
+        ({"no_proxy": "elsewhere", "no_grpc_proxy": "localhost,10.0.0.7"}, "localhost,10.0.0.7"),
+    ],
+)
+def test_hosts_that_no_proxy_serves_stay_so(given: dict[str, str], kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.setenv(name, given.get(name, ""))
+    processes._connect_past_proxies("10.0.0.7:1234")
+    assert os.environ["no_grpc_proxy"] == kept
+
+
 def test_coordinators_do_not_share_a_port() -> None:
     with processes.start_coordinator(HOST, 2) as first, processes.start_coordinator(HOST, 2) as second:
         assert first.address != second.address
