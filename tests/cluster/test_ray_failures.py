@@ -107,6 +107,24 @@ def test_all_steps_are_committed_in_order(watcher: Watcher) -> None:
     assert isinstance(watcher.events[-1], RunEnded)
 
 
+def test_workers_talk_over_the_address_of_their_node(watcher: Watcher) -> None:
+    talks: list[set[str]] = []
+    watcher.on_chunk = lambda chunk: talks.append(addresses_between(*watcher.pids.values()))
+    start(watcher, num_workers=2)
+    assert talks[0] == {ray.util.get_node_ip_address()}
+
+
+def addresses_between(pid: int, other: int) -> set[str]:
+    """Return the addresses over which two processes are connected with each other."""
+    import psutil
+
+    mine, theirs = (
+        [(link.laddr, link.raddr) for link in psutil.Process(one).net_connections("tcp") if link.raddr]
+        for one in (pid, other)
+    )
+    return {end.ip for here, there in mine if (there, here) in theirs for end in (here, there)}
+
+
 def test_exception_that_comes_again_is_the_root_cause(watcher: Watcher) -> None:
     began = time.monotonic()
     with pytest.raises(WorkerError, match="the words of the user's own exception") as caught:
