@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import arviz_stats
 import numpy as np
 import pytest
 
@@ -33,7 +34,7 @@ def start(arguments: list[str], folder: Path) -> "subprocess.Popen[str]":
 
 def test_demo_from_words_to_picture(tmp_path: Path, process_tree: Any) -> None:
     (tmp_path / "runs" / "words").mkdir(parents=True)
-    options = ["--words", "500", "--chains", "32", "--warmup", "60", "--draws", "30"]
+    options = ["--words", "500", "--chains", "32", "--warmup", "150", "--draws", "100"]
     with start(["demo", *options], tmp_path) as process:
         assert process.stderr is not None
         first = process.stderr.readline()
@@ -44,14 +45,19 @@ def test_demo_from_words_to_picture(tmp_path: Path, process_tree: Any) -> None:
     assert "`runs/words` is taken, so this run goes to `runs/words-2`" in out
     for phone in PHONES:
         assert re.search(rf"  {phone:<3}█* +[01]\.\d\d ", out), phone
-    assert re.search(r"state \d holds \d+ of 15 vowels and state \d \d+ of 24 consonants", out)
+    found = re.search(r"state \d holds (\d+) of 15 vowels and state \d (\d+) of 24 consonants", " ".join(out.split()))
+    assert found is not None
+    # By these words all of them, at every seed that was tried.
+    assert int(found[1]) >= 14
+    assert int(found[2]) >= 22
     for words in ("worst R-hat", "least ESS, bulk", "least ESS, tail", "draws per second", "time in all"):
         assert words in out
     assert f"Draws: {tmp_path}/runs/words-2/posterior.nc" in out
     with distmc.open_run(tmp_path / "runs" / "words-2") as tree:
         emission = tree["posterior"]["emission"]
-        assert emission.sizes == {"chain": 32, "draw": 30, "state": 2, "phone": 39}
-        assert np.isfinite(emission.values).all()
+        assert emission.sizes == {"chain": 32, "draw": 100, "state": 2, "phone": 39}
+        # Chains as short as these reach 1.15 where they agree, and far more where some climbed a false summit.
+        assert float(arviz_stats.rhat(emission).max()) < 1.3
     assert process_tree.wait_until_gone(below, 15.0) == set()
 
 
