@@ -91,7 +91,7 @@ def _require_finite_gradient(subject: Subject, chain: int, gradient: NumpyArray)
 def _require_agreement(
     subject: Subject, point: NumpyArray, value: float, gradient: NumpyArray, names: list[str], directions: NumpyArray
 ) -> None:
-    eps = float(np.finfo(subject.values.dtype).eps)
+    eps = float(np.finfo(jax.eval_shape(subject.contributions, jnp.asarray(point)).dtype).eps)
     steps = eps ** (1 / 3) * np.array([10.0, 1.0, 0.1])
 
     def difference(direction: NumpyArray, step: float) -> float:

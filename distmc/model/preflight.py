@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from distmc.data.data import Data
 from distmc.errors import InputError
 from distmc.model.double import double_precision
+from distmc.model.every_row import check_every_row, screen_rows
 from distmc.model.gradients import check_gradient
 from distmc.model.model import Model
 from distmc.model.precision import check_precision
@@ -37,9 +38,13 @@ _ESSENTIAL = (
     ("likelihood", check_likelihood),
     ("finite", check_finite),
 )
-_STARTS = ("starts", check_starts)
+_STARTS = (
+    ("starts", check_starts),
+    ("every row", check_every_row),
+)
+_CHEAP = (*_ESSENTIAL, *_STARTS, ("rows add up", screen_rows))
 _THOROUGH = (
-    _STARTS,
+    *_STARTS,
     ("gradient", check_gradient),
     ("rows add up", check_rows_add_up),
     ("precision", check_precision),
@@ -164,8 +169,9 @@ def cheap_checks(
 ) -> Checked:
     """Run the checks that take a moment, which every run begins with.
 
-    Takes what `check` takes, and looks at sampler, parameters and supports, data, shape of the likelihood, and whether
-    log-density and gradient are finite at the starting positions of all chains on a few rows.
+    Takes what `check` takes, and looks at sampler, parameters and supports, data, shape of the likelihood, whether
+    log-density and gradient are finite at the starting positions of all chains on a few rows, whether all rows are at
+    that of the first chain, and whether what a row contributes depends on other rows.
 
     Returns
     -------
@@ -179,7 +185,7 @@ def cheap_checks(
     """
     with double_precision(model):
         subject = Subject(model, Data.coerce(data), spec or _default_spec(model), initial)
-        notes = [note for _, function in (*_ESSENTIAL, _STARTS) for note in function(subject)]
+        notes = [note for _, function in _CHEAP for note in function(subject)]
         return Checked(subject.starts, tuple(message for outcome, message in notes if outcome == "warning"))
 
 

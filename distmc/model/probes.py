@@ -17,7 +17,7 @@ from distmc.model.brief import brief
 from distmc.model.density import cast_floats, likelihood_dtype, likelihood_output, log_prior_density, row_contributions
 from distmc.model.gradients import require_gradient
 from distmc.model.model import Parameter
-from distmc.model.start import require_finite_starts
+from distmc.model.start import FLOAT64_HELPS, require_finite_starts
 from distmc.model.subject import Note, Subject
 from distmc.model.work import float64_share
 from distmc.types import Array, NumpyArray
@@ -132,17 +132,24 @@ def check_finite(subject: Subject) -> list[Note]:
     )
     where = subject.describe(subject.points[point])
     if not good.any():
-        raise ModelError(
-            f"The log-density is finite at none of {tried}: {worst}, for instance at {where}. A chain cannot start "
-            "there; look at that row, at priors that reach where the likelihood overflows, or give `initial` values."
+        advice = (
+            "A chain cannot start there; look at that row, at priors that reach where the likelihood overflows, or "
+            "give `initial` values."
         )
-    return [("warning", f"{worst}, for instance at {where}. Chains that start there need other `initial` values.")]
+        raise ModelError(
+            f"The log-density is finite at none of {tried}: {worst}, for instance at {where}. "
+            f"{FLOAT64_HELPS if subject.needs_float64 else advice}"
+        )
+    advice = FLOAT64_HELPS if subject.needs_float64 else "Chains that start there need other `initial` values."
+    return [("warning", f"{worst}, for instance at {where}. {advice}")]
 
 
 def check_starts(subject: Subject) -> list[Note]:
     """Refuse starting positions where log-density or gradient are not finite, on the rows examined, in any chain."""
     found, examined = subject.at_starts, subject.rows_examined()
-    require_finite_starts(found.logdensity, found.gradient, f"over {examined}")
+    if not found.is_finite:
+        advice = FLOAT64_HELPS if subject.needs_float64 else None
+        require_finite_starts(found.logdensity, found.gradient, f"over {examined}", advice)
     what = "the log-density is" if found.gradient is None else "log-density and gradient are"
     return [("ok", f"All {len(found.logdensity)} chains start where {what} finite, over {examined}.")]
 

@@ -21,6 +21,12 @@ UNTAKEN_BRANCH = (
 )
 """Why a gradient may not be finite where the log-density is."""
 
+FLOAT64_HELPS = (
+    'In float64 it is finite: give `precision="float64"`, or write the likelihood so that float32 suffices, such as '
+    "`jax.nn.log_sigmoid(-x)` in place of `jnp.log(1 - 1 / (1 + jnp.exp(-x)))`, the logarithm of what rounds to 0."
+)
+"""What to do where something is finite in float64 only."""
+
 # Half-width of the interval on which coordinates of a flat prior are drawn, as Stan does.
 _FLAT_RADIUS = 2.0
 
@@ -76,7 +82,9 @@ def starting_positions(
     return positions
 
 
-def require_finite_starts(logdensity: NumpyArray, gradient: NumpyArray | None, rows: str = "") -> None:
+def require_finite_starts(
+    logdensity: NumpyArray, gradient: NumpyArray | None, rows: str = "", advice: str | None = None
+) -> None:
     """Refuse chains that start where they could never move away from.
 
     Parameters
@@ -87,6 +95,8 @@ def require_finite_starts(logdensity: NumpyArray, gradient: NumpyArray | None, r
         Its gradient; None for a sampler that needs none.
     rows : str
         Which rows were evaluated, in words; nothing where that goes without saying.
+    advice : str or None
+        What to do, where the cause is known.
 
     Raises
     ------
@@ -104,14 +114,20 @@ def require_finite_starts(logdensity: NumpyArray, gradient: NumpyArray | None, r
         f"chain {chain}: log-density {logdensity[chain]}" + ", but its gradient is not finite" * bool(has_value[chain])
         for chain in bad[:3]
     )
-    # Rows are named by the checks before a run, and `distmc.check` looks at the same.
-    cause = "`distmc.check` says in which coordinates, and how that comes about." if rows else UNTAKEN_BRANCH
-    advice = f" Where only the gradient is not finite: {cause}" if has_value[bad].any() else ""
+    if advice is None:
+        advice = (
+            "A chain can only start inside the support of prior and likelihood; give starting values with `initial`, a "
+            'prior that keeps away from impossible parameters, or `precision="float64"` where float32 under- or '
+            "overflows."
+        )
+        if has_value[bad].any():
+            # Rows are named by the checks before a run, and `distmc.check` looks at the same.
+            cause = "`distmc.check` says in which coordinates, and how that comes about." if rows else UNTAKEN_BRANCH
+            advice += f" Where only the gradient is not finite: {cause}"
     what = "log-density is" if gradient is None else "log-density or its gradient is"
     raise StartError(
         f"{bad.size} of {is_good.size} chains start where the {what} not finite ({shown}{rows and f'; {rows}'}). "
-        "A chain can only start inside the support of prior and likelihood; give starting values with `initial`, "
-        f"or a prior that keeps away from impossible parameters.{advice}"
+        f"{advice}"
     )
 
 

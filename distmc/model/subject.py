@@ -31,6 +31,8 @@ _NUM_POINTS = 4
 # that the gradient keeps may have as many, 32 mebibytes of float64.
 _MOST_CHAINS_AT_ONCE = 64
 _MOST_NUMBERS_AT_ONCE = 1 << 22
+# All rows are evaluated for one chain, in slabs of at most so many numbers.
+_MOST_NUMBERS_OF_ROWS_AT_ONCE = 1 << 20
 
 
 class AtStarts(NamedTuple):
@@ -48,6 +50,11 @@ class AtStarts(NamedTuple):
     logdensity: NumpyArray
     contributions: NumpyArray
     gradient: NumpyArray | None
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all chains can start."""
+        return all(np.isfinite(part).all() for part in self if part is not None)
 
 
 class Subject:
@@ -98,29 +105,70 @@ class Subject:
 
     @functools.cached_property
     def at_starts(self) -> AtStarts:
-        """The rows examined at the starting positions of all chains, which one compiled program evaluates.
+        """The rows examined at the starting positions of all chains, with the digits that the run will have."""
+        return self.evaluated_at_starts(self.spec.precision_in_force)
+
+    @functools.cached_property
+    def needs_float64(self) -> bool:
+        """Whether all chains could start in float64, where some cannot with the digits of the run."""
+        return self.spec.precision_in_force == "mixed" and self.evaluated_at_starts("float64").is_finite
+
+    def evaluated_at_starts(self, precision: Precision) -> AtStarts:
+        """Evaluate the rows examined at the starting positions of all chains, by one compiled program.
 
         Raises
         ------
         ModelError
             If the model cannot be evaluated for several chains at once, or raises at these positions.
         """
-        slabs, inputs = _slabs(self.starts, _chains_at_once(self.some_data)), self.inputs("float64")
-        evaluate = self._traced(slabs[0], *inputs).lower().compile()
+        slabs, inputs = _slabs(self.starts, _chains_at_once(self.some_data)), self.inputs(precision)
+        evaluate = self._traced(precision, slabs[0], *inputs).lower().compile()
         try:
             parts = [jax.tree.map(np.asarray, evaluate(slab, *inputs)) for slab in slabs]
         except Exception as error:
-            raise ModelError(
-                f"{self._evaluated} raised {type(error).__name__} at the starting positions ({len(slabs[0])} chains at "
-                f"once, {self.rows_examined()}): {first_line(error)} Usually a function that the model calls outside "
-                "of JAX does that, or a derivative that it defines itself."
-            ) from error
+            where = f"at the starting positions ({len(slabs[0])} chains at once, {self.rows_examined()})"
+            raise _raised(self._evaluated, where, error) from error
         return AtStarts(*jax.tree.map(lambda *pieces: np.concatenate(pieces)[: len(self.starts)], *parts))
 
-    def _traced(self, slab: NumpyArray, rows: Mapping[str, Any], constants: Mapping[str, Any]) -> jax.stages.Traced:
+    @property
+    def first_chain(self) -> int:
+        """The first chain that can start as far as the rows examined tell, or chain 0."""
+        return int(np.argmax(np.isfinite(self.at_starts.contributions).all(axis=1)))
+
+    @functools.cached_property
+    def of_every_row(self) -> NumpyArray:
+        """Contributions of all rows where `first_chain` starts, with the digits of the run, (num_rows,).
+
+        Of no more numbers at once than a block has for all chains, and never of all rows, so that those examined have
+        had others around them.
+
+        Raises
+        ------
+        ModelError
+            If the model raises at some of the rows.
+        """
+        precision, num_rows = self.spec.precision_in_force, self.data.num_rows
+        of_block = self.plan.rows_per_block * self.spec.num_chains
+        size = min(-(-num_rows // 2), of_block, _rows_at_once(self.data))
+        evaluate = brief(functools.partial(self.contributions_of, precision))
+        found = np.empty(num_rows)
+        # The last slab begins earlier rather than being smaller, which would be compiled for.
+        for first in (*range(0, num_rows - size, size), num_rows - size):
+            rows = slice(first, first + size)
+            try:
+                found[rows] = evaluate(self.starts[self.first_chain], *self.inputs(precision, rows))
+            except Exception as error:
+                where = f"where chain {self.first_chain} starts, at rows {first} to {first + size - 1}"
+                raise _raised("The log-likelihood", where, error) from error
+        return found
+
+    def _traced(
+        self, precision: Precision, slab: NumpyArray, rows: Mapping[str, Any], constants: Mapping[str, Any]
+    ) -> jax.stages.Traced:
         """Return `_terms` for several chains, which nothing is computed for; refuse what JAX cannot map over chains."""
+        terms = jax.vmap(functools.partial(self._terms, precision), (0, None, None))
         try:
-            traced: jax.stages.Traced = brief(jax.vmap(self._terms, (0, None, None))).trace(slab, rows, constants)
+            traced: jax.stages.Traced = brief(terms).trace(slab, rows, constants)
             return traced
         except Exception as error:
             raise ModelError(
@@ -138,34 +186,43 @@ class Subject:
         return "The log-density or its gradient" if self._needs_gradient else "The log-density"
 
     def _terms(
-        self, flat: Array, rows: Mapping[str, Any], constants: Mapping[str, Any]
+        self, precision: Precision, flat: Array, rows: Mapping[str, Any], constants: Mapping[str, Any]
     ) -> tuple[Array, Array, Array | None]:
         """Return the fields of `AtStarts` for one chain."""
+        values = functools.partial(self._values, precision)
         if not self._needs_gradient:
-            return *self._values(flat, rows, constants), None
-        (value, contributions), gradient = jax.value_and_grad(self._values, has_aux=True)(flat, rows, constants)
+            return *values(flat, rows, constants), None
+        (value, contributions), gradient = jax.value_and_grad(values, has_aux=True)(flat, rows, constants)
         return value, contributions, gradient
 
-    def _values(self, flat: Array, rows: Mapping[str, Any], constants: Mapping[str, Any]) -> tuple[Array, Array]:
+    def _values(
+        self, precision: Precision, flat: Array, rows: Mapping[str, Any], constants: Mapping[str, Any]
+    ) -> tuple[Array, Array]:
         """Return log-density and contributions of one chain."""
-        params, _ = self.unconstrainer.constrain(flat)
-        contributions = row_contributions(self.model, params, rows, constants)
+        contributions = self.contributions_of(precision, flat, rows, constants)
         return self.log_prior(flat) + jnp.sum(contributions, dtype=jnp.float64), contributions
+
+    def contributions_of(
+        self, precision: Precision, flat: Array, rows: Mapping[str, Any], constants: Mapping[str, Any]
+    ) -> Array:
+        """Return the contributions of rows at one position; rows and constants have the type of this precision."""
+        params = cast_floats(self.unconstrainer.constrain(flat)[0], likelihood_dtype(precision))
+        return row_contributions(self.model, params, rows, constants)
 
     @functools.cached_property
     def contributions(self) -> Callable[[Array], Array]:
         """Compiled: from a position to the contributions of the rows examined, in float64."""
 
         def contributions(flat: Array) -> Array:
-            params, _ = self.unconstrainer.constrain(flat)
-            return row_contributions(self.model, params, *self.inputs("float64"))
+            return self.contributions_of("float64", flat, *self.inputs("float64"))
 
         return jax.jit(contributions)
 
-    def inputs(self, precision: Precision) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the rows examined and the constants in the type that a run evaluates them in."""
+    def inputs(self, precision: Precision, rows: slice | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the rows examined, or some of all rows, and the constants in the type that a run evaluates them in."""
         dtype = likelihood_dtype(precision)
-        return cast_floats(self.some_data.rows, dtype), cast_floats(self.data.constants or {}, dtype)
+        arrays = self.some_data.rows if rows is None else {name: all_[rows] for name, all_ in self.data.rows.items()}
+        return cast_floats(arrays, dtype), cast_floats(self.data.constants or {}, dtype)
 
     @functools.cached_property
     def log_prior(self) -> Callable[[Array], Array]:
@@ -212,6 +269,18 @@ class Subject:
         shown = {name: value for name, value in params.items() if only in (None, name)}
         texts = [f"{name} = {_short(np.asarray(value))}" for name, value in list(shown.items())[:4]]
         return ", ".join(texts) + (", …" if len(shown) > len(texts) else "")
+
+
+def _raised(what: str, where: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"{what} raised {type(error).__name__} {where}: {first_line(error)} Usually a function that the model calls "
+        "outside of JAX does that, or a derivative that it defines itself."
+    )
+
+
+def _rows_at_once(data: Data) -> int:
+    numbers: int = sum(array.size for array in data.rows.values())
+    return max(1, _MOST_NUMBERS_OF_ROWS_AT_ONCE * data.num_rows // max(1, numbers))
 
 
 def _chains_at_once(data: Data) -> int:

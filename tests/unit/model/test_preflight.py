@@ -22,7 +22,8 @@ from distmc.model.transforms import Unconstrainer
 from distmc.samplers import LAPS, RWMH, ChEES, Slice
 from distmc.spec import RunSpec
 
-NAMES = ["sampler", "parameters", "data", "likelihood", "finite", "starts", "gradient", "rows add up", "precision"]
+CHEAP = ["sampler", "parameters", "data", "likelihood", "finite", "starts", "every row"]
+NAMES = [*CHEAP, "gradient", "rows add up", "precision"]
 
 
 def with_likelihood(model, function):
@@ -84,7 +85,7 @@ def test_a_failed_essential_check_ends_the_others(linear_model, linear_data):
         "parameters": "ok",
         "data": "ok",
         "likelihood": "failed",
-        **dict.fromkeys(["finite", "starts", "gradient", "rows add up", "precision"], "skipped"),
+        **dict.fromkeys(NAMES[NAMES.index("finite") :], "skipped"),
     }
     assert str(report).startswith("distmc check: 1 check failed")
     with pytest.raises(ModelError, match=r"returned shape \(25, 1\) for 25 rows"):
@@ -110,6 +111,78 @@ def test_a_row_that_is_never_finite_is_named(linear_model, linear_data):
     data = Data(rows={**linear_data.rows, "row": np.arange(50)})
     with pytest.raises(ModelError, match=r"finite at none of 4 starting positions, all 50 rows: .* is -inf for row 33"):
         cheap_checks(with_likelihood(linear_model, likelihood), data)
+
+
+def waiting_times(num_rows, impossible=()):
+    y = np.random.default_rng(0).exponential(size=num_rows)
+    y[list(impossible)] = -1.0
+    return Data(rows={"y": y})
+
+
+def exponential_model(log_likelihood=lambda p, d: jnp.log(p["rate"]) - p["rate"] * d["y"]):
+    def likelihood(params, data):
+        return jnp.where(data["y"] < 0, -jnp.inf, log_likelihood(params, data))
+
+    return Model({"rate": dist.Gamma(2.0, 1.0)}, likelihood)
+
+
+@pytest.mark.parametrize("combine", [lambda rows: rows, jnp.sum], ids=["rows", "sum"])
+def test_rows_are_looked_at_beyond_those_that_are_examined(combine):
+    rows = exponential_model().log_likelihood
+    model = Model(exponential_model().parameters, lambda params, data: combine(rows(params, data)))
+    bad = [2001, 2999, 1, 7, 1500, 40]
+    data = waiting_times(3001, bad)
+    with double_precision(model):
+        assert set(bad).isdisjoint(Subject(model, data, RunSpec(), None).row_indices)
+    words = (
+        r"-inf for row 1 where chain 0 starts, at rate = .* 6 of 3001 rows are not there: 1, 7, 40, 1500, …\. Correct"
+    )
+    with pytest.raises(StartError, match=words):
+        cheap_checks(model, data)
+    report = check(model, data)
+    assert outcomes(report)["every row"] == "failed"
+    assert outcomes(report)["starts"] == "ok"
+    sound = check(model, waiting_times(3001))
+    assert sound.ok
+    assert "All 3001 rows are finite where chain 0 starts." in str(sound)
+
+
+def test_a_row_that_raises_is_told_from_others():
+    def outside(rate, y):
+        if (y < 0).any():
+            raise ValueError("a waiting time is negative")
+        return np.log(rate)[..., None] - rate[..., None] * y
+
+    def likelihood(params, data):
+        result = jax.ShapeDtypeStruct(data["y"].shape, data["y"].dtype)
+        return jax.pure_callback(outside, result, params["rate"], data["y"], vmap_method="expand_dims")
+
+    model = Model({"rate": dist.Gamma(2.0, 1.0)}, likelihood, is_differentiable=False)
+    words = r"where chain 0 starts, at rows \d+ to \d+: ValueError: a waiting time is negative\. "
+    with pytest.raises(ModelError, match=f"^The log-likelihood raised .* {words}"):
+        cheap_checks(model, waiting_times(3001, [2001]), RunSpec(sampler=RWMH()))
+
+
+def naive_logistic(params, data):
+    p = 1.0 / (1.0 + jnp.exp(-data["x"] @ params["slope"]))
+    return data["y"] * jnp.log(p) + (1.0 - data["y"]) * jnp.log(1.0 - p)
+
+
+@pytest.mark.parametrize(
+    ("far_row", "usual_slope", "found_by"), [(0, 1.2, "finite"), (0, 0.85, "starts"), (2001, 1.2, "every row")]
+)
+def test_what_is_finite_in_float64_alone_is_refused_with_the_cure(far_row, usual_slope, found_by):
+    x = np.full((3001, 1), 0.1)
+    # Where the slope is 0.85 or more its probability is 1 in float32, but not in float64.
+    x[far_row] = 20.0
+    data = Data(rows={"x": x, "y": np.zeros(3001)})
+    model = Model({"slope": dist.Normal(usual_slope, 0.05).expand([1]).to_event(1)}, naive_logistic)
+    report = check(model, data)
+    assert outcomes(report)[found_by] == "failed"
+    assert 'In float64 it is finite: give `precision="float64"`' in message_of(report, found_by)
+    with pytest.raises((ModelError, StartError), match="In float64 it is finite"):
+        cheap_checks(model, data)
+    assert cheap_checks(model, data, RunSpec(precision="float64")).warnings == ()
 
 
 def bad_below(model, name, limit, value_too=True):
@@ -298,6 +371,17 @@ def test_rows_that_do_not_add_up_are_found(linear_model, linear_data, combine, m
     report = check(model, linear_data)
     assert outcomes(report)["rows add up"] == "failed"
     assert message in message_of(report, "rows add up")
+
+
+@pytest.mark.parametrize("num_rows", [50, 3000])
+def test_runs_do_not_begin_where_rows_depend_on_others(num_rows):
+    def likelihood(params, data):
+        y = data["y"] / data["y"].mean()
+        return jnp.log(params["rate"]) - params["rate"] * y
+
+    with pytest.raises(ModelError, match="A contribution must depend on its own row alone"):
+        cheap_checks(exponential_model(likelihood), waiting_times(num_rows))
+    cheap_checks(exponential_model(), waiting_times(num_rows))
 
 
 def ragged_data():
