@@ -67,7 +67,7 @@ def read_data(path: str | os.PathLike[str]) -> Data:
     try:
         return Data(rows=rows, constants=constants, **options)
     except DataError as error:
-        raise DataError(f"The file of data `{file}` cannot be used. {error}") from error
+        raise DataError(f"The file of data `{file}` cannot be used. {error} {_names(file)}") from error
 
 
 def write_data(path: str | os.PathLike[str], data: Data | Mapping[str, Any]) -> None:
@@ -113,11 +113,18 @@ def _read_npz(path: Path) -> tuple[dict[str, NumpyArray], dict[str, NumpyArray],
     with zipfile.ZipFile(path):
         pass
     with np.load(path, allow_pickle=False) as entries:
-        arrays = {name: entries[name] for name in entries.files}
+        arrays = {name: _read_entry(entries, name) for name in entries.files}
     named = {option: arrays.pop(f"__{option}__") for option in _OPTIONS if f"__{option}__" in arrays}
     constants = {name.removeprefix(_CONSTANTS): value for name, value in arrays.items() if name.startswith(_CONSTANTS)}
     rows = {name: value for name, value in arrays.items() if not name.startswith(_CONSTANTS)}
     return rows, constants, _options({option: np.atleast_1d(value).tolist() for option, value in named.items()})
+
+
+def _read_entry(entries: Mapping[str, NumpyArray], name: str) -> NumpyArray:
+    try:
+        return entries[name]
+    except ValueError as error:
+        raise ValueError(f"Entry `{name}`: {describe(error)}") from error
 
 
 def _read_netcdf(path: Path) -> tuple[dict[str, NumpyArray], dict[str, NumpyArray], dict[str, Any]]:
@@ -190,8 +197,17 @@ def _check_names(file: Path, data: Data) -> None:
 
 def _form(file: Path) -> str:
     if file.suffix == ".npz":
-        return "It must be an archive of arrays of numbers, as numpy.savez writes it."
-    return "It must be a file in netCDF's format."
+        return (
+            "It must be an archive of arrays of numbers, whole and as numpy.savez writes it; turn an array of objects "
+            "into numbers first, for instance by `astype(float)`."
+        )
+    return "It must be a whole file in netCDF's format."
+
+
+def _names(file: Path) -> str:
+    if file.suffix == ".npz":
+        return "In this file a constant is an entry `constants/NAME`, and what `missing` names stands in `__missing__`."
+    return f"In this file a constant is a variable without the dimension `{ROW}`, and `missing` a global attribute."
 
 
 def _rule(file: Path) -> str:

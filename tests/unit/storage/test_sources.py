@@ -97,7 +97,7 @@ def test_another_suffix_is_refused(tmp_path: Path) -> None:
 def test_pickles_are_not_opened(tmp_path: Path) -> None:
     file = tmp_path / "words.npz"
     np.savez(file, words=np.array([["a"], "b"], dtype=object))
-    with pytest.raises(DataError, match="could not be read: Object arrays cannot be loaded"):
+    with pytest.raises(DataError, match=r"Entry `\w+`: Object arrays cannot be loaded .*`astype\(float\)`"):
         read_data(file)
 
 
@@ -135,10 +135,20 @@ def test_a_file_without_rows_says_what_rows_are(tmp_path: Path) -> None:
         read_data(file)
 
 
-def test_values_that_no_likelihood_can_use_name_the_file(tmp_path: Path) -> None:
-    file = tmp_path / "words.npz"
-    np.savez(file, y=np.array([1.0, np.nan]))
-    with pytest.raises(DataError, match=r"words.npz` cannot be used. .*NaN"):
+@pytest.mark.parametrize(
+    ("suffix", "told"),
+    [("npz", r"an entry `constants/NAME`, .* `__missing__`"), ("nc", r"without the dimension `row`, .* attribute")],
+)
+def test_values_that_no_likelihood_can_use_name_the_file_and_what_to_write_there(
+    tmp_path: Path, suffix: str, told: str
+) -> None:
+    file = tmp_path / f"words.{suffix}"
+    y = np.array([1.0, np.nan])
+    if suffix == "npz":
+        np.savez(file, y=y)
+    else:
+        xr.Dataset({"y": ("row", y)}).to_netcdf(file)
+    with pytest.raises(DataError, match=f"words.{suffix}` cannot be used. .*NaN.* {told}"):
         read_data(file)
 
 
