@@ -164,10 +164,15 @@ def pack_blocks(data: Data, plan: BlockPlan, start: int, stop: int) -> tuple[dic
     for k, bucket in enumerate(plan.buckets):
         slots = _slots(plan, bucket, start, stop)
         source = plan.row_order[k][np.minimum(slots, bucket.num_rows - 1)]
-        variables = {name: _cut(data, name, bucket)[source] for name in data.rows}
+        variables = take_rows(data, bucket, source)
         variables[MASK] = slots < bucket.num_rows
         packed.append(variables)
     return tuple(packed)
+
+
+def take_rows(data: Data, bucket: Bucket, numbers: NumpyArray) -> dict[str, NumpyArray]:
+    """Return rows of a bucket by their numbers, ragged axes cut to the bucket's length."""
+    return {name: _cut(data, name, bucket)[numbers] for name in data.rows}
 
 
 def row_numbers(plan: BlockPlan, start: int, stop: int) -> tuple[NumpyArray, ...]:

@@ -83,3 +83,11 @@ def _advice(error: Exception) -> str:
     if isinstance(error, KeyError):
         return " This name is not among what it is given."
     return ""
+
+
+def raised(what: str, where: str, error: Exception) -> ModelError:
+    """Return the error of a model that raises where it is evaluated."""
+    return ModelError(
+        f"{what} raised {type(error).__name__} {where}: {first_line(error)} Usually a function that the model calls "
+        "outside of JAX does that, or a derivative that it defines itself."
+    )

@@ -6,7 +6,7 @@ import numpy as np
 
 from distmc.errors import ModelError
 from distmc.model.abstract import first_line
-from distmc.model.start import UNTAKEN_BRANCH
+from distmc.model.start import FLOAT64_HELPS, UNTAKEN_BRANCH
 from distmc.model.subject import Note, Subject
 from distmc.types import NumpyArray
 
@@ -82,9 +82,10 @@ def _require_finite_gradient(subject: Subject, chain: int, gradient: NumpyArray)
     bad = np.flatnonzero(~np.isfinite(gradient))
     if len(bad):
         coordinate = subject.unconstrainer.coordinate_names[bad[0]]
+        advice = FLOAT64_HELPS if subject.needs_float64 else UNTAKEN_BRANCH
         raise ModelError(
             f"Where chain {chain} starts, the log-density is finite but its gradient is {gradient[bad[0]]} in "
-            f"{len(bad)} of {len(gradient)} coordinates, the first `{coordinate}`: {UNTAKEN_BRANCH}"
+            f"{len(bad)} of {len(gradient)} coordinates, the first `{coordinate}`: {advice}"
         )
 
 

@@ -1,7 +1,7 @@
 """Checks of a model with its data before anything is started, each with a message of its own.
 
 `check` runs all of them and reports; `cheap_checks` runs those that take a moment and raises the first failure.
-Everything is evaluated serially in this process, on a bounded number of rows.
+Everything is evaluated serially in this process: a bounded number of rows, and once every row for one chain.
 """
 
 import dataclasses
@@ -11,17 +11,18 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 from distmc.data.data import Data
 from distmc.errors import InputError
 from distmc.model.double import double_precision
-from distmc.model.every_row import check_every_row, screen_rows
 from distmc.model.gradients import check_gradient
 from distmc.model.model import Model
 from distmc.model.precision import check_precision
 from distmc.model.probes import (
     check_data,
+    check_every_row,
     check_finite,
     check_likelihood,
     check_parameters,
     check_rows_add_up,
     check_starts,
+    screen_rows,
 )
 from distmc.model.sampler_fit import check_sampler, default_sampler
 from distmc.model.subject import Note, Subject

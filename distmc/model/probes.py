@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distmc.data.blocks import MASK, pack_blocks, plan_blocks, row_numbers
-from distmc.errors import ModelError
+from distmc.errors import ModelError, StartError
 from distmc.model.abstract import shape_struct
 from distmc.model.brief import brief
 from distmc.model.density import cast_floats, likelihood_dtype, likelihood_output, log_prior_density, row_contributions
@@ -22,9 +22,12 @@ from distmc.model.subject import Note, Subject
 from distmc.model.work import float64_share
 from distmc.types import Array, NumpyArray
 
+_MOST_ROWS_NAMED = 4
 _PADDING_WORTH_A_WARNING = 0.25
 _ROWS_WORTH_A_WARNING = 1000
 _MUCH_FLOAT64 = 0.5
+# Between two evaluations of a row with float32 digits, relative and absolute.
+_SCREENING_TOLERANCE = 1e-3
 
 
 def check_parameters(subject: Subject) -> list[Note]:
@@ -148,10 +151,46 @@ def check_starts(subject: Subject) -> list[Note]:
     """Refuse starting positions where log-density or gradient are not finite, on the rows examined, in any chain."""
     found, examined = subject.at_starts, subject.rows_examined()
     if not found.is_finite:
-        advice = FLOAT64_HELPS if subject.needs_float64 else None
-        require_finite_starts(found.logdensity, found.gradient, f"over {examined}", advice)
+        advice = FLOAT64_HELPS if subject.needs_float64 else ""
+        require_finite_starts(found.logdensity, found.gradient, f"over {examined}", advice=advice)
     what = "the log-density is" if found.gradient is None else "log-density and gradient are"
     return [("ok", f"All {len(found.logdensity)} chains start where {what} finite, over {examined}.")]
+
+
+def check_every_row(subject: Subject) -> list[Note]:
+    """Refuse rows that are not finite where a chain starts.
+
+    A row that is impossible whatever the parameters are would end the run when its workers are up.
+    """
+    bad, chain, num_rows = subject.every_row.bad, subject.first_chain, subject.data.num_rows
+    if not bad:
+        return [("ok", f"All {num_rows} rows are finite where chain {chain} starts.")]
+    numbers = [*bad]
+    named = ", ".join(map(str, numbers[:_MOST_ROWS_NAMED])) + ", …" * (len(bad) > _MOST_ROWS_NAMED)
+    advice = (
+        "Correct rows that are impossible whatever the parameters are, leave them out, or mark what is missing in "
+        "them; otherwise give `initial` values at which all rows are possible, or a prior that keeps to them."
+    )
+    raise StartError(
+        f"`log_likelihood` is {bad[numbers[0]]} for row {numbers[0]} where chain {chain} starts, at "
+        f"{subject.describe(subject.starts[chain])}; it is not finite there for {len(bad)} of {num_rows} rows "
+        f"({named}), and no chain can start. {FLOAT64_HELPS if _is_finite_in_float64(subject, numbers[0]) else advice}"
+    )
+
+
+def _is_finite_in_float64(subject: Subject, row: int) -> bool:
+    rows = cast_floats({name: array[row : row + 1] for name, array in subject.data.rows.items()}, np.float64)
+    constants = cast_floats(subject.data.constants or {}, np.float64)
+    flat = jnp.asarray(subject.starts[subject.first_chain])
+    return bool(np.isfinite(subject.contributions_of("float64", flat, rows, constants)).all())
+
+
+def screen_rows(subject: Subject) -> list[Note]:
+    """Refuse what `check_rows_add_up` does, if two evaluations that are there anyway say that it should be asked."""
+    among_some, among_others = subject.at_starts.contributions[subject.first_chain], subject.every_row.examined
+    if np.allclose(among_some, among_others, rtol=_SCREENING_TOLERANCE, atol=_SCREENING_TOLERANCE):
+        return []
+    return check_rows_add_up(subject)
 
 
 def check_rows_add_up(subject: Subject) -> list[Note]:

@@ -70,14 +70,23 @@ def sum_and_gradient(
     gradient : mapping of float64 array
         Shaped as `params`. Under `mixed` it is that of the rounded values, which is good enough to steer by.
     """
+    return contributions_and_gradient(contributions, params, rows, constants, precision)[1:]
+
+
+def contributions_and_gradient(
+    contributions: Contributions,
+    params: ConstrainedParameters,
+    rows: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    precision: Precision,
+) -> tuple[Array, Array, ConstrainedParameters]:
+    """Return contributions (num_rows,) beside what `sum_and_gradient` returns, which takes the same."""
     if precision == "float64":
         values, pull_back = jax.vjp(_as_written(contributions, params, rows, constants), params)
-        return jnp.sum(values, dtype=jnp.float64), pull_back(jnp.ones_like(values))[0]
+        return values, jnp.sum(values, dtype=jnp.float64), pull_back(jnp.ones_like(values))[0]
     divided = divide(contributions, params, rows, constants)
     exact, pull_back_shared, others = jax.vjp(divided.shared, params, has_aux=True)
-    rounded = [value.astype(dtype) for value, dtype in zip(exact, divided.dtypes, strict=True)]
-    # Behind a barrier, so that no compiler takes rounding and widening again for nothing at all.
-    rounded = lax.optimization_barrier(rounded)
+    rounded = _rounded(exact, divided.dtypes)
     values, pull_back_rows = jax.vjp(lambda handed: divided.of_rows(handed, others), rounded)
     (slopes,) = pull_back_rows(jnp.ones_like(values))
     slopes = [slope.astype(jnp.float64) for slope in slopes]
@@ -86,7 +95,22 @@ def sum_and_gradient(
         change = (before - after) * slope
         # Infinities, as masks use them, have no rounding; what goes wrong shows in the contributions themselves.
         total = total + jnp.sum(jnp.where(jnp.isfinite(change), change, 0.0))
-    return total, pull_back_shared(slopes)[0]
+    return values, total, pull_back_shared(slopes)[0]
+
+
+def contributions_of_rows(
+    contributions: Contributions,
+    params: ConstrainedParameters,
+    rows: Mapping[str, Any],
+    constants: Mapping[str, Any],
+    precision: Precision,
+) -> Array:
+    """Return contributions (num_rows,) with the digits of those that `sum_and_gradient` adds up; it takes the same."""
+    if precision == "float64":
+        return _as_written(contributions, params, rows, constants)(params)
+    divided = divide(contributions, params, rows, constants)
+    exact, others = divided.shared(params)
+    return divided.of_rows(_rounded(exact, divided.dtypes), others)
 
 
 def sum_of_rows(
@@ -97,6 +121,14 @@ def sum_of_rows(
     Takes what `sum_and_gradient` takes; rows are evaluated in the type of what is given.
     """
     return jnp.sum(_as_written(contributions, params, rows, constants)(params), dtype=jnp.float64)
+
+
+def _rounded(exact: list[Array], dtypes: list[Any]) -> list[Array]:
+    """Return shared values rounded, so that no compiler takes rounding and widening again for nothing at all."""
+    rounded: list[Array] = lax.optimization_barrier(
+        [value.astype(dtype) for value, dtype in zip(exact, dtypes, strict=True)]
+    )
+    return rounded
 
 
 class Divided(NamedTuple):

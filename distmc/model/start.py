@@ -83,7 +83,7 @@ def starting_positions(
 
 
 def require_finite_starts(
-    logdensity: NumpyArray, gradient: NumpyArray | None, rows: str = "", advice: str | None = None
+    logdensity: NumpyArray, gradient: NumpyArray | None, rows: str = "", *, is_rounded: bool = False, advice: str = ""
 ) -> None:
     """Refuse chains that start where they could never move away from.
 
@@ -95,7 +95,9 @@ def require_finite_starts(
         Its gradient; None for a sampler that needs none.
     rows : str
         Which rows were evaluated, in words; nothing where that goes without saying.
-    advice : str or None
+    is_rounded : bool
+        Whether rows had float32 digits, and whether float64 would help is not known.
+    advice : str
         What to do, where the cause is known.
 
     Raises
@@ -114,11 +116,12 @@ def require_finite_starts(
         f"chain {chain}: log-density {logdensity[chain]}" + ", but its gradient is not finite" * bool(has_value[chain])
         for chain in bad[:3]
     )
-    if advice is None:
+    if not advice:
         advice = (
-            "A chain can only start inside the support of prior and likelihood; give starting values with `initial`, a "
-            'prior that keeps away from impossible parameters, or `precision="float64"` where float32 under- or '
-            "overflows."
+            "A chain can only start inside the support of prior and likelihood; give starting values with `initial`, "
+            "or a prior that keeps away from impossible parameters."
+            + ' Where float32 over- or underflows, give `precision="float64"`.'
+            * is_rounded
         )
         if has_value[bad].any():
             # Rows are named by the checks before a run, and `distmc.check` looks at the same.

@@ -10,16 +10,18 @@ import numpy as np
 
 from distmc.data.blocks import BlockPlan, plan_blocks
 from distmc.data.data import Data
+from distmc.data.slabs import row_slabs
 from distmc.errors import ModelError
-from distmc.model.abstract import first_line
+from distmc.model.abstract import first_line, raised
 from distmc.model.brief import brief
 from distmc.model.density import cast_floats, likelihood_dtype, log_prior_density, row_contributions
 from distmc.model.model import Model
+from distmc.model.shared import contributions_and_gradient, contributions_of_rows
 from distmc.model.start import starting_positions
 from distmc.model.transforms import Unconstrainer
 from distmc.samplers import WITHOUT_GRADIENT
 from distmc.spec import Precision, RunSpec
-from distmc.types import Array, NumpyArray
+from distmc.types import Array, ConstrainedParameters, NumpyArray
 
 Note: TypeAlias = tuple[Literal["ok", "note", "warning"], str]
 """Outcome and message of a check that passed."""
@@ -31,8 +33,6 @@ _NUM_POINTS = 4
 # that the gradient keeps may have as many, 32 mebibytes of float64.
 _MOST_CHAINS_AT_ONCE = 64
 _MOST_NUMBERS_AT_ONCE = 1 << 22
-# All rows are evaluated for one chain, in slabs of at most so many numbers.
-_MOST_NUMBERS_OF_ROWS_AT_ONCE = 1 << 20
 
 
 class AtStarts(NamedTuple):
@@ -55,6 +55,22 @@ class AtStarts(NamedTuple):
     def is_finite(self) -> bool:
         """Whether all chains can start."""
         return all(np.isfinite(part).all() for part in self if part is not None)
+
+
+class EveryRow(NamedTuple):
+    """What the evaluation of every row has given.
+
+    Attributes
+    ----------
+    bad : dict of int to float
+        Rows that are not finite, by ascending number, and their contributions.
+    examined : float array (rows examined,)
+        Contributions of the rows that the other checks examine, which have had other rows around them here, and
+        ragged ones less padding behind them.
+    """
+
+    bad: dict[int, float]
+    examined: NumpyArray
 
 
 class Subject:
@@ -127,40 +143,42 @@ class Subject:
             parts = [jax.tree.map(np.asarray, evaluate(slab, *inputs)) for slab in slabs]
         except Exception as error:
             where = f"at the starting positions ({len(slabs[0])} chains at once, {self.rows_examined()})"
-            raise _raised(self._evaluated, where, error) from error
+            raise raised(self._evaluated, where, error) from error
         return AtStarts(*jax.tree.map(lambda *pieces: np.concatenate(pieces)[: len(self.starts)], *parts))
 
-    @property
+    @functools.cached_property
     def first_chain(self) -> int:
-        """The first chain that can start as far as the rows examined tell, or chain 0."""
+        """The first chain that can start, as far as the rows examined tell."""
         return int(np.argmax(np.isfinite(self.at_starts.contributions).all(axis=1)))
 
     @functools.cached_property
-    def of_every_row(self) -> NumpyArray:
-        """Contributions of all rows where `first_chain` starts, with the digits of the run, (num_rows,).
-
-        Of no more numbers at once than a block has for all chains, and never of all rows, so that those examined have
-        had others around them.
+    def every_row(self) -> EveryRow:
+        """Every row, once, where `first_chain` starts, with the digits of the run.
 
         Raises
         ------
         ModelError
             If the model raises at some of the rows.
         """
-        precision, num_rows = self.spec.precision_in_force, self.data.num_rows
-        of_block = self.plan.rows_per_block * self.spec.num_chains
-        size = min(-(-num_rows // 2), of_block, _rows_at_once(self.data))
+        precision, chain = self.spec.precision_in_force, self.first_chain
+        dtype = likelihood_dtype(precision)
+        start = jnp.asarray(self.starts[chain])
+        constants = jax.tree.map(jnp.asarray, cast_floats(self.data.constants or {}, dtype))
         evaluate = brief(functools.partial(self.contributions_of, precision))
-        found = np.empty(num_rows)
-        # The last slab begins earlier rather than being smaller, which would be compiled for.
-        for first in (*range(0, num_rows - size, size), num_rows - size):
-            rows = slice(first, first + size)
+        bad: dict[int, float] = {}
+        examined = np.full(len(self.row_indices), np.nan)
+        for numbers, rows in row_slabs(self.data, self.plan, self.spec.num_chains):
             try:
-                found[rows] = evaluate(self.starts[self.first_chain], *self.inputs(precision, rows))
+                found = np.asarray(evaluate(start, cast_floats(rows, dtype), constants))
             except Exception as error:
-                where = f"where chain {self.first_chain} starts, at rows {first} to {first + size - 1}"
-                raise _raised("The log-likelihood", where, error) from error
-        return found
+                where = f"where chain {chain} starts, at {len(numbers)} rows from row {numbers[0]} on"
+                raise raised("The log-likelihood", where, error) from error
+            is_bad = ~np.isfinite(found)
+            bad |= zip(numbers[is_bad].tolist(), found[is_bad].tolist(), strict=True)
+            place = np.searchsorted(self.row_indices, numbers).clip(max=len(examined) - 1)
+            is_examined = self.row_indices[place] == numbers
+            examined[place[is_examined]] = found[is_examined]
+        return EveryRow(dict(sorted(bad.items())), examined)
 
     def _traced(
         self, precision: Precision, slab: NumpyArray, rows: Mapping[str, Any], constants: Mapping[str, Any]
@@ -189,25 +207,27 @@ class Subject:
         self, precision: Precision, flat: Array, rows: Mapping[str, Any], constants: Mapping[str, Any]
     ) -> tuple[Array, Array, Array | None]:
         """Return the fields of `AtStarts` for one chain."""
-        values = functools.partial(self._values, precision)
         if not self._needs_gradient:
-            return *values(flat, rows, constants), None
-        (value, contributions), gradient = jax.value_and_grad(values, has_aux=True)(flat, rows, constants)
-        return value, contributions, gradient
-
-    def _values(
-        self, precision: Precision, flat: Array, rows: Mapping[str, Any], constants: Mapping[str, Any]
-    ) -> tuple[Array, Array]:
-        """Return log-density and contributions of one chain."""
-        contributions = self.contributions_of(precision, flat, rows, constants)
-        return self.log_prior(flat) + jnp.sum(contributions, dtype=jnp.float64), contributions
+            contributions = self.contributions_of(precision, flat, rows, constants)
+            return self.log_prior(flat) + jnp.sum(contributions, dtype=jnp.float64), contributions, None
+        (params, log_prior), pull_back = jax.vjp(self._constrain, flat)
+        of_rows = functools.partial(row_contributions, self.model)
+        contributions, total, slopes = contributions_and_gradient(of_rows, params, rows, constants, precision)
+        (gradient,) = pull_back((slopes, jnp.ones_like(log_prior)))
+        return log_prior + total, contributions, gradient
 
     def contributions_of(
         self, precision: Precision, flat: Array, rows: Mapping[str, Any], constants: Mapping[str, Any]
     ) -> Array:
         """Return the contributions of rows at one position; rows and constants have the type of this precision."""
-        params = cast_floats(self.unconstrainer.constrain(flat)[0], likelihood_dtype(precision))
-        return row_contributions(self.model, params, rows, constants)
+        params, _ = self.unconstrainer.constrain(flat)
+        of_rows = functools.partial(row_contributions, self.model)
+        return contributions_of_rows(of_rows, params, rows, constants, precision)
+
+    def _constrain(self, flat: Array) -> tuple[ConstrainedParameters, Array]:
+        """Return parameters at one position, and the log-density of priors and Jacobian."""
+        params, log_abs_det = self.unconstrainer.constrain(flat)
+        return params, log_prior_density(self.model, params) + log_abs_det
 
     @functools.cached_property
     def contributions(self) -> Callable[[Array], Array]:
@@ -218,21 +238,15 @@ class Subject:
 
         return jax.jit(contributions)
 
-    def inputs(self, precision: Precision, rows: slice | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the rows examined, or some of all rows, and the constants in the type that a run evaluates them in."""
+    def inputs(self, precision: Precision) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the rows examined and the constants in the type that a run evaluates them in."""
         dtype = likelihood_dtype(precision)
-        arrays = self.some_data.rows if rows is None else {name: all_[rows] for name, all_ in self.data.rows.items()}
-        return cast_floats(arrays, dtype), cast_floats(self.data.constants or {}, dtype)
+        return cast_floats(self.some_data.rows, dtype), cast_floats(self.data.constants or {}, dtype)
 
     @functools.cached_property
     def log_prior(self) -> Callable[[Array], Array]:
         """Compiled: from a position to its priors and log-determinant."""
-
-        def log_prior(flat: Array) -> Array:
-            params, log_abs_det = self.unconstrainer.constrain(flat)
-            return log_prior_density(self.model, params) + log_abs_det
-
-        return jax.jit(log_prior)
+        return jax.jit(lambda flat: self._constrain(flat)[1])
 
     @functools.cached_property
     def log_density_and_gradient(self) -> Callable[[Array], tuple[Array, Array]]:
@@ -269,18 +283,6 @@ class Subject:
         shown = {name: value for name, value in params.items() if only in (None, name)}
         texts = [f"{name} = {_short(np.asarray(value))}" for name, value in list(shown.items())[:4]]
         return ", ".join(texts) + (", …" if len(shown) > len(texts) else "")
-
-
-def _raised(what: str, where: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"{what} raised {type(error).__name__} {where}: {first_line(error)} Usually a function that the model calls "
-        "outside of JAX does that, or a derivative that it defines itself."
-    )
-
-
-def _rows_at_once(data: Data) -> int:
-    numbers: int = sum(array.size for array in data.rows.values())
-    return max(1, _MOST_NUMBERS_OF_ROWS_AT_ONCE * data.num_rows // max(1, numbers))
 
 
 def _chains_at_once(data: Data) -> int:

@@ -193,7 +193,8 @@ class Worker:
                 jax.block_until_ready(self._state)
                 self._state = replicate(self._mesh, from_arrays(checkpoint.arrays, self._program.state))
             state = to_host(self._state)
-        require_finite_starts(state.kernel.logdensity, getattr(state.kernel, "logdensity_grad", None))
+        gradient, is_rounded = getattr(state.kernel, "logdensity_grad", None), task.spec.precision_in_force == "mixed"
+        require_finite_starts(state.kernel.logdensity, gradient, is_rounded=is_rounded)
         nothing = jax.tree.map(lambda leaf: np.zeros((0, *leaf.shape[1:]), leaf.dtype), self._program.trace)
         number = 0 if checkpoint is None else checkpoint.chunk
         self._chunks.append(_Chunk(number, "start", int(state.step), state, nothing))

@@ -67,7 +67,7 @@ def read_data(path: str | os.PathLike[str]) -> Data:
     try:
         return Data(rows=rows, constants=constants, **options)
     except DataError as error:
-        raise DataError(f"The file of data `{file}` cannot be used. {error} {_names(file)}") from error
+        raise DataError(f"The file of data `{file}` cannot be used. {error}{_names(file, str(error))}") from error
 
 
 def write_data(path: str | os.PathLike[str], data: Data | Mapping[str, Any]) -> None:
@@ -204,10 +204,13 @@ def _form(file: Path) -> str:
     return "It must be a whole file in netCDF's format."
 
 
-def _names(file: Path) -> str:
+def _names(file: Path, told: str) -> str:
+    """Say what a file calls that which Python calls `constants` and `missing`, if one of them was told of."""
+    if "`constants`" not in told and "`missing=" not in told:
+        return ""
     if file.suffix == ".npz":
-        return "In this file a constant is an entry `constants/NAME`, and what `missing` names stands in `__missing__`."
-    return f"In this file a constant is a variable without the dimension `{ROW}`, and `missing` a global attribute."
+        return " In a file, a constant is an entry `constants/NAME`, and `__missing__` holds what `missing` names."
+    return f" In a file, a constant's first dimension is not called `{ROW}`, and `missing` is a global attribute."
 
 
 def _rule(file: Path) -> str:

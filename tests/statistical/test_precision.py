@@ -1,8 +1,9 @@
 """Mixed precision at ten million and a hundred million nats: what a chain accepts by is right to a hundredth of a nat.
 
 A leapfrog trajectory is exact for whatever force drives it, so what counts is the energy at its two ends: the kinetic
-part is float64 in any case, and the log-density is evaluated again there in float64, with rows that NumPy adds up: of
-what a run evaluates by, nothing is taken but the model. The rows are real ones, as many as it takes.
+part is float64 in any case, and the log-density is evaluated again there in float64, with rows that NumPy adds up:
+without a run's blocks, its sums, and its division into what rows share and what they do not. The rows are real ones, as
+many as it takes.
 """
 
 import dataclasses

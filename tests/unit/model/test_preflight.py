@@ -8,8 +8,10 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 
+from distmc.data import slabs
 from distmc.data.data import Data
 from distmc.errors import DataError, ModelError, SpecError, StartError
+from distmc.model import probes
 from distmc.model.density import cast_floats, likelihood_dtype, row_contributions
 from distmc.model.double import double_precision
 from distmc.model.model import Model
@@ -134,9 +136,7 @@ def test_rows_are_looked_at_beyond_those_that_are_examined(combine):
     data = waiting_times(3001, bad)
     with double_precision(model):
         assert set(bad).isdisjoint(Subject(model, data, RunSpec(), None).row_indices)
-    words = (
-        r"-inf for row 1 where chain 0 starts, at rate = .* 6 of 3001 rows are not there: 1, 7, 40, 1500, …\. Correct"
-    )
+    words = r"-inf for row 1 where chain 0 starts, at rate = .* for 6 of 3001 rows \(1, 7, 40, 1500, …\), .*\. Correct"
     with pytest.raises(StartError, match=words):
         cheap_checks(model, data)
     report = check(model, data)
@@ -158,9 +158,40 @@ def test_a_row_that_raises_is_told_from_others():
         return jax.pure_callback(outside, result, params["rate"], data["y"], vmap_method="expand_dims")
 
     model = Model({"rate": dist.Gamma(2.0, 1.0)}, likelihood, is_differentiable=False)
-    words = r"where chain 0 starts, at rows \d+ to \d+: ValueError: a waiting time is negative\. "
+    words = r"where chain 0 starts, at \d+ rows from row \d+ on: ValueError: a waiting time is negative\. "
     with pytest.raises(ModelError, match=f"^The log-likelihood raised .* {words}"):
         cheap_checks(model, waiting_times(3001, [2001]), RunSpec(sampler=RWMH()))
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3])
+def test_a_few_rows_are_every_row(num_rows):
+    assert check(exponential_model(), waiting_times(num_rows)).ok
+    report = check(exponential_model(), waiting_times(num_rows, [num_rows - 1]), RunSpec(precision="float64"))
+    assert outcomes(report)["finite"] == "failed"
+
+
+def test_every_row_is_found_in_many_slabs(monkeypatch):
+    model, data = exponential_model(), waiting_times(3001, [3000, 2])
+    with double_precision(model):
+        in_three = Subject(model, data, RunSpec(num_chains=3), None)
+        assert in_three.every_row.bad == {2: -np.inf, 3000: -np.inf}
+        monkeypatch.setattr(slabs, "_MOST_NUMBERS", 50)
+        in_sixty = Subject(model, data, RunSpec(num_chains=3), None)
+        assert in_sixty.every_row.bad == in_three.every_row.bad
+    np.testing.assert_allclose(in_sixty.every_row.examined, in_three.every_row.examined)
+    np.testing.assert_allclose(in_sixty.every_row.examined, in_sixty.at_starts.contributions[0], rtol=1e-5)
+
+
+def test_numbers_that_all_rows_share_have_float64_digits_as_in_a_run():
+    # Two chains in five start where the rarer outcome has a probability that float32 takes for none.
+    model = Model(
+        {"chance": dist.Beta(1.0, 0.05)},
+        lambda p, d: d["y"] * jnp.log(p["chance"]) + (1 - d["y"]) * jnp.log(1 - p["chance"]),
+    )
+    data = Data(rows={"y": np.arange(300) % 2})
+    starts = np.asarray(cheap_checks(model, data).start)
+    chances = 1.0 / (1.0 + np.exp(-starts))
+    assert np.any((chances < 1.0) & (chances.astype(np.float32) == 1.0))
 
 
 def naive_logistic(params, data):
@@ -391,6 +422,20 @@ def ragged_data():
     return Data(rows={"x": x, "n": lengths}, length="n")
 
 
+def test_a_suspicion_that_float32_arouses_is_cleared_in_float64(monkeypatch):
+    def likelihood(params, data):
+        return -jnp.abs(jnp.sum(data["x"] * params["scale"], axis=1))
+
+    asked = []
+    thorough = probes.check_rows_add_up
+    monkeypatch.setattr(probes, "check_rows_add_up", lambda subject: asked.append(subject) or thorough(subject))
+    # Nothing agrees that well.
+    monkeypatch.setattr(probes, "_SCREENING_TOLERANCE", -1.0)
+    x = np.random.default_rng(0).normal(size=(600, 3))
+    cheap_checks(Model({"scale": dist.HalfNormal()}, likelihood), Data(rows={"x": x}))
+    assert len(asked) == 1
+
+
 def test_steps_beyond_a_rows_length_are_found():
     def careful(params, data):
         terms = -((data["x"] - params["mean"]) ** 2)
@@ -403,6 +448,8 @@ def test_steps_beyond_a_rows_length_are_found():
     report = check(Model({"mean": dist.Normal()}, careless), ragged_data())
     assert "steps is" in message_of(report, "rows add up")
     assert "no step beyond a row's length" in message_of(report, "rows add up")
+    with pytest.raises(ModelError, match="no step beyond a row's length"):
+        cheap_checks(Model({"mean": dist.Normal()}, careless), ragged_data())
 
 
 def test_a_likelihood_whose_form_depends_on_the_length_is_refused():

@@ -137,7 +137,10 @@ def test_a_file_without_rows_says_what_rows_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("suffix", "told"),
-    [("npz", r"an entry `constants/NAME`, .* `__missing__`"), ("nc", r"without the dimension `row`, .* attribute")],
+    [
+        ("npz", r"an entry `constants/NAME`, .* `__missing__`"),
+        ("nc", r"first dimension is not called `row`, .* attribute"),
+    ],
 )
 def test_values_that_no_likelihood_can_use_name_the_file_and_what_to_write_there(
     tmp_path: Path, suffix: str, told: str
