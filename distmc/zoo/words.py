@@ -85,7 +85,7 @@ def starting_values(num_chains: int, seed: int = 0) -> dict[str, NumpyArray]:
     }
 
 
-def load_words(num_words: int, seed: int = 0) -> Data:
+def load_words(num_words: int, seed: int = 2) -> Data:
     """Return words of the CMU Pronouncing Dictionary, drawn without replacement, in the dictionary's order.
 
     Parameters
@@ -93,13 +93,13 @@ def load_words(num_words: int, seed: int = 0) -> Data:
     num_words : int
         How many; at most all, about 126,000. A word with several pronunciations counts once, with its first.
     seed : int
-        Which.
+        Which. With the default the demonstration's 50,000 hold the longest word of the dictionary, the only one of
+        more than 20 phones.
 
     Returns
     -------
     data : Data
-        Rows `phones`, int8 (num_words, longest), numbers into `PHONES`, and `length` (num_words,): from 1 to 28 in
-        the whole dictionary, which has one word beyond 20. The demonstration's 50,000 go from 1 to 20.
+        Rows `phones`, int8 (num_words, longest), numbers into `PHONES`, and `length` (num_words,), from 1 to 28.
 
     Raises
     ------
