@@ -1,4 +1,4 @@
-"""What a user's function returns, found out without computing it, and what to say when it cannot be found out."""
+"""What a user's function returns, found out without computing it, and what to say when it raises."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

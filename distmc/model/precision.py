@@ -17,7 +17,7 @@ from scipy import optimize
 
 from distmc.model.brief import brief
 from distmc.model.density import row_contributions
-from distmc.model.shared import sum_and_gradient
+from distmc.model.shared import contributions_and_gradient
 from distmc.model.subject import Note, Subject
 from distmc.spec import Precision
 from distmc.types import Array, ConstrainedParameters, NumpyArray
@@ -83,7 +83,8 @@ def _by_row(subject: Subject, precision: Precision) -> Callable[[Any], tuple[Arr
 
     def of_one(params: ConstrainedParameters, row: Mapping[str, Any]) -> tuple[Array, ConstrainedParameters]:
         single = {name: value[None] for name, value in row.items()}
-        return sum_and_gradient(contributions, params, single, constants, precision)
+        _, contribution, slopes = contributions_and_gradient(contributions, params, single, constants, precision)
+        return contribution, slopes
 
     def of_all(flat: Array) -> tuple[Array, ConstrainedParameters]:
         params, _ = subject.unconstrainer.constrain(flat)

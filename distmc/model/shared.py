@@ -41,14 +41,14 @@ _WITHOUT_SLOPE = ("sign", "stop_gradient")
 _TYPE_SETTINGS = ("new_dtype", "preferred_element_type")
 
 
-def sum_and_gradient(
+def contributions_and_gradient(
     contributions: Contributions,
     params: ConstrainedParameters,
     rows: Mapping[str, Any],
     constants: Mapping[str, Any],
     precision: Precision,
-) -> tuple[Array, ConstrainedParameters]:
-    """Return the sum of all rows' contributions and its gradient, for one chain.
+) -> tuple[Array, Array, ConstrainedParameters]:
+    """Return all rows' contributions, their sum, and its gradient, for one chain.
 
     Parameters
     ----------
@@ -65,22 +65,12 @@ def sum_and_gradient(
 
     Returns
     -------
+    contributions : float array (num_rows,)
     total : float64 array ()
         Added in float64, and corrected for what rounding shared values did to it.
     gradient : mapping of float64 array
         Shaped as `params`. Under `mixed` it is that of the rounded values, which is good enough to steer by.
     """
-    return contributions_and_gradient(contributions, params, rows, constants, precision)[1:]
-
-
-def contributions_and_gradient(
-    contributions: Contributions,
-    params: ConstrainedParameters,
-    rows: Mapping[str, Any],
-    constants: Mapping[str, Any],
-    precision: Precision,
-) -> tuple[Array, Array, ConstrainedParameters]:
-    """Return contributions (num_rows,) beside what `sum_and_gradient` returns, which takes the same."""
     if precision == "float64":
         values, pull_back = jax.vjp(_as_written(contributions, params, rows, constants), params)
         return values, jnp.sum(values, dtype=jnp.float64), pull_back(jnp.ones_like(values))[0]
@@ -105,7 +95,7 @@ def contributions_of_rows(
     constants: Mapping[str, Any],
     precision: Precision,
 ) -> Array:
-    """Return contributions (num_rows,) with the digits of those that `sum_and_gradient` adds up; it takes the same."""
+    """Return contributions (num_rows,) with the digits of `contributions_and_gradient`, which takes the same."""
     if precision == "float64":
         return _as_written(contributions, params, rows, constants)(params)
     divided = divide(contributions, params, rows, constants)
@@ -118,7 +108,7 @@ def sum_of_rows(
 ) -> Array:
     """Return the sum of all rows' contributions for one chain without its gradient, float64.
 
-    Takes what `sum_and_gradient` takes; rows are evaluated in the type of what is given.
+    Takes what `contributions_and_gradient` takes; rows are evaluated in the type of what is given.
     """
     return jnp.sum(_as_written(contributions, params, rows, constants)(params), dtype=jnp.float64)
 
@@ -158,7 +148,7 @@ def divide(
 ) -> Divided:
     """Divide a log-likelihood into what parameters and constants decide and what touches rows.
 
-    Takes what `sum_and_gradient` takes; only the shapes of `params` are used.
+    Takes what `contributions_and_gradient` takes; only the shapes of `params` are used.
     """
     single = {name: jax.ShapeDtypeStruct(value.shape, jnp.float32) for name, value in params.items()}
     program = _flat(contributions, single, rows, constants)

@@ -22,7 +22,7 @@ from distmc.data.blocks import BlockPlan, pack_blocks
 from distmc.data.data import Data
 from distmc.model.density import cast_floats, likelihood_dtype, log_prior_density, masked_contributions
 from distmc.model.model import Model
-from distmc.model.shared import sum_and_gradient, sum_of_rows
+from distmc.model.shared import contributions_and_gradient, sum_of_rows
 from distmc.model.transforms import Unconstrainer
 from distmc.parallel.canonical import isolated
 from distmc.parallel.reduction import BlockSum
@@ -209,7 +209,7 @@ class ShardedLogDensity:
         contributions = functools.partial(masked_contributions, self.model)
 
         def bucket_value(params: ConstrainedParameters, bucket: dict[str, Array]) -> Array:
-            value, grad = sum_and_gradient(contributions, params, bucket, constants, self.precision)
+            _, value, grad = contributions_and_gradient(contributions, params, bucket, constants, self.precision)
             return jnp.concatenate([value[None], ravel_pytree(grad)[0]])
 
         total = jnp.zeros((), jnp.float64)

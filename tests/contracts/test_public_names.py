@@ -19,9 +19,10 @@ def public_names(package: types.ModuleType) -> set[str]:
 
 
 def test_public_names_are_exactly_what_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(set(distmc.__all__)) == len(distmc.__all__)
     # What is loaded at first use has to be there; `dir` would only repeat what is offered.
     for name in distmc.__all__:
-        getattr(distmc, name)
+        assert getattr(distmc, name) is not None
     # The one module that is offered as a name.
     assert public_names(distmc) | {"errors"} == set(distmc.__all__) == set(dir(distmc)) - {"__version__"}
     monkeypatch.setattr(distmc, "extra", sys, raising=False)

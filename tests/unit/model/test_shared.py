@@ -15,7 +15,7 @@ from distmc.likelihoods import hmm
 from distmc.model import shared
 from distmc.model.density import row_contributions
 from distmc.model.model import Model
-from distmc.model.shared import MOVABLE, divide, sum_and_gradient
+from distmc.model.shared import MOVABLE, contributions_and_gradient, divide
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
@@ -38,7 +38,7 @@ def compiled(contributions, rows=ONES, constants=None):
     @jax.jit
     def both(params):
         return [
-            sum_and_gradient(contributions, params, *inputs, precision)
+            contributions_and_gradient(contributions, params, *inputs, precision)[1:]
             for inputs, precision in ((single, "mixed"), (double, "float64"))
         ]
 
@@ -214,7 +214,7 @@ def test_arrays_that_a_likelihood_closes_over_stand_behind_a_barrier(precision):
         return rows["x"] * jnp.sum(jnp.log(weights) * params["a"])
 
     def evaluate(params):
-        return sum_and_gradient(likelihood, params, ONES, {}, precision)[0]
+        return contributions_and_gradient(likelihood, params, ONES, {}, precision)[1]
 
     text = str(jax.make_jaxpr(evaluate)({"a": A}))
     found = [re.search(pattern, text) for pattern in (r"(\w+):f32\[2\] = opt\w*_barrier", r"= log (\w+)")]
@@ -313,7 +313,7 @@ def test_shared_values_that_are_not_finite(of_shared, is_finite):
 def test_float64_is_the_plain_sum_to_the_last_bit():
     rows = jax.tree.map(np.float64, normal_rows())
     params = {"slope": jnp.asarray(0.31), "scale": jnp.asarray(1.7)}
-    value, grad = jax.jit(lambda p: sum_and_gradient(normal, p, rows, {}, "float64"))(params)
+    _, value, grad = jax.jit(lambda p: contributions_and_gradient(normal, p, rows, {}, "float64"))(params)
     plain = jax.jit(jax.value_and_grad(lambda p: jnp.sum(normal(p, rows, {}))))
     expected, expected_grad = plain(params)
     assert value == expected
